@@ -1,0 +1,53 @@
+"""What becomes of an event that could not be applied: growing pauses, then the dead-letter queue with the reason.
+
+Pure: both consumers (nameko handlers, the batch aggregator) publish what :func:`step` says to the consumer's retry
+exchange with a confirm, and only then acknowledge the original.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from contracts import catalogue, envelope
+from contracts.envelope import Event
+from services.kernel.amqp import Message
+from services.kernel.topology import retry_exchange
+
+ATTEMPT: Final = "x-estation-attempt"
+REASON: Final = "x-estation-reason"
+PAUSES: Final = tuple(catalogue.WAITS)
+DEAD: Final = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a failed event goes: a pause or ``dead``."""
+
+    message: Message
+    parked: bool
+
+
+def attempt_of(headers: Mapping[str, Any] | None) -> int:
+    """How many times an event has failed before; a header of another form counts as none."""
+    value = (headers or {}).get(ATTEMPT)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def step(consumer: str, event: Event, headers: Mapping[str, Any] | None, reason: str, *, final: bool = False) -> Step:
+    """The next step of one event; ``final`` for what no repetition can mend (malformed, unknown version)."""
+    return _step(consumer, envelope.dump(event), envelope.CONTENT_TYPE, headers, reason, final=final)
+
+
+def step_raw(consumer: str, body: bytes, content_type: str, reason: str) -> Step:
+    """Parks a message that could not be read as events at all, as it came."""
+    return _step(consumer, body, content_type, None, reason, final=True)
+
+
+def _step(
+    consumer: str, body: bytes, content_type: str, headers: Mapping[str, Any] | None, reason: str, *, final: bool
+) -> Step:
+    failed = attempt_of(headers)
+    parked = final or failed >= len(PAUSES)
+    key = DEAD if parked else PAUSES[failed]
+    kept = {ATTEMPT: failed + 1, REASON: reason[:200]}
+    return Step(Message(retry_exchange(consumer), key, body, content_type, kept), parked)

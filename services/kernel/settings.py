@@ -1,0 +1,112 @@
+"""What a process is told from outside: one frozen dataclass, read once from the environment, failing loudly."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+LOCAL, PRODUCTION = "local", "production"
+MODES = (LOCAL, PRODUCTION)
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+PORT_MAX = 65535
+
+
+class SettingError(SystemExit):
+    """A variable is missing or wrong; ends the process with one line that names it."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem} (see .env.example)")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of every process; each is described in ``.env.example``. Secrets stay out of ``repr``."""
+
+    mode: str = LOCAL
+    mongodb_url: str = field(default="mongodb://127.0.0.1:27117/?replicaSet=estation", repr=False)
+    mongodb_prefix: str = "estation_"
+    rabbitmq_url: str = field(default="amqp://127.0.0.1:5772/estation", repr=False)
+    rabbitmq_api: str = field(default="http://127.0.0.1:15772", repr=False)
+    rabbitmq_passwords: str = ""
+    http_host: str = "127.0.0.1"
+    http_port: int = 8100
+    ops_host: str = "127.0.0.1"
+    ops_port: int = 9100
+    jwks: str = ""
+    token_issuer: str = "https://estation.example/local-issuer"
+    token_audience: str = "estation"
+    device_requests_per_minute: int = 600
+    requests_per_minute: int = 600
+    log_level: str = "INFO"
+
+    @property
+    def production(self) -> bool:
+        """Whether demo keys and other conveniences must be refused."""
+        return self.mode == PRODUCTION
+
+    def database(self, service: str) -> str:
+        """The name of a service's own database."""
+        return self.mongodb_prefix + service
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Reads ``ESTATION_*``.
+
+    Raises:
+        SettingError: naming the variable that is wrong.
+    """
+    known, given = Settings(), _Environment(environ)
+    mode = given.choice("MODE", known.mode, MODES)
+    if mode == PRODUCTION:
+        given.demand("MONGODB_URL", "RABBITMQ_URL", "JWKS", "TOKEN_ISSUER", "TOKEN_AUDIENCE")
+    return Settings(
+        mode=mode,
+        mongodb_url=given.url("MONGODB_URL", known.mongodb_url, "mongodb", "mongodb+srv"),
+        mongodb_prefix=given.text("MONGODB_PREFIX", known.mongodb_prefix),
+        rabbitmq_url=given.url("RABBITMQ_URL", known.rabbitmq_url, "amqp", "amqps"),
+        rabbitmq_api=given.url("RABBITMQ_API", known.rabbitmq_api, "http", "https"),
+        rabbitmq_passwords=given.text("RABBITMQ_PASSWORDS", known.rabbitmq_passwords),
+        http_host=given.text("HTTP_HOST", known.http_host),
+        http_port=given.number("HTTP_PORT", known.http_port, PORT_MAX),
+        ops_host=given.text("OPS_HOST", known.ops_host),
+        ops_port=given.number("OPS_PORT", known.ops_port, PORT_MAX),
+        jwks=given.text("JWKS", known.jwks),
+        token_issuer=given.text("TOKEN_ISSUER", known.token_issuer),
+        token_audience=given.text("TOKEN_AUDIENCE", known.token_audience),
+        device_requests_per_minute=given.number("DEVICE_REQUESTS_PER_MINUTE", known.device_requests_per_minute, 10**6),
+        requests_per_minute=given.number("REQUESTS_PER_MINUTE", known.requests_per_minute, 10**6),
+        log_level=given.choice("LOG_LEVEL", known.log_level, LEVELS),
+    )
+
+
+class _Environment:
+    """The variables whose names begin with ``ESTATION_``."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def text(self, name: str, default: str) -> str:
+        return self._environ.get(f"ESTATION_{name}", "").strip() or default
+
+    def choice(self, name: str, default: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name, default)
+        if value not in choices:
+            raise SettingError(f"ESTATION_{name}", f"one of {', '.join(choices)} is needed")
+        return value
+
+    def number(self, name: str, default: int, most: int) -> int:
+        value = self.text(name, str(default))
+        if not (value.isascii() and value.isdecimal() and 0 < int(value) <= most):
+            raise SettingError(f"ESTATION_{name}", f"a number from 1 to {most} is needed")
+        return int(value)
+
+    def url(self, name: str, default: str, *schemes: str) -> str:
+        value = self.text(name, default)
+        if urlsplit(value).scheme not in schemes:
+            raise SettingError(f"ESTATION_{name}", f"a URL is needed that begins with {' or '.join(schemes)}")
+        return value
+
+    def demand(self, *names: str) -> None:
+        for name in names:
+            if not self.text(name, ""):
+                raise SettingError(f"ESTATION_{name}", "must be given in production mode")

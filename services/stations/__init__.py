@@ -1,0 +1,1 @@
+"""工会驿站: union stations, their devices, and the check-ins they post. See README.md in this folder."""

@@ -1,0 +1,74 @@
+"""The application object of the stations service: its store, and devices' keys beside people's tokens."""
+
+import threading
+import time
+from datetime import datetime
+
+from pymongo.database import Database
+
+from services.kernel import auth, clock, messages
+from services.kernel.app import DEVICE, BaseApp
+from services.kernel.auth import Actor
+from services.kernel.errors import Unauthenticated
+from services.kernel.ids import is_uuid
+from services.kernel.mongo import Document
+from services.kernel.settings import Settings
+from services.stations import handlers, rules, schemas
+from services.stations.store import Store
+
+KEY_PREFIX = "esd_"
+CACHE_SECONDS = 15.0
+"""How long a device's key is believed without a look: revocation takes effect within a minute."""
+CACHE_MAX = 20_000
+
+messages.add(schemas.MESSAGES)
+
+
+class StationsApp(BaseApp):
+    """Stations."""
+
+    name = "stations"
+
+    def __init__(self, settings: Settings, database: Database[Document], now: clock.Clock = clock.now) -> None:
+        super().__init__(settings, database, now)
+        self.store = Store(database)
+        self._known: dict[str, tuple[Actor, float]] = {}
+        self._lock = threading.Lock()
+
+    def authenticate(self, token: str) -> Actor:
+        """The device behind a key, or the person behind a token.
+
+        Raises:
+            Unauthenticated: for any reason.
+        """
+        if not token.startswith(KEY_PREFIX):
+            return self.tokens.verify(token)
+        digest = auth.digest(token)
+        known = self._known.get(digest)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
+        actor = self._device(token)
+        with self._lock:
+            if len(self._known) >= CACHE_MAX:
+                self._known.clear()
+            self._known[digest] = (actor, time.monotonic() + CACHE_SECONDS)
+        return actor
+
+    def _device(self, token: str) -> Actor:
+        id_, _, secret = token.removeprefix(KEY_PREFIX).partition(".")
+        found = self.store.device_for_key(id_) if is_uuid(id_) else None
+        if found is None or found[0]["state"] == rules.REVOKED or not auth.matches(secret, found[0]["keys"]):
+            self._known.pop(auth.digest(token), None)
+            raise Unauthenticated
+        device, station = found
+        return Actor(
+            id=device["_id"],
+            kind=DEVICE,
+            roles=rules.DEVICES,
+            scope=device["county"],
+            attributes=handlers.device_view(device, station),
+        )
+
+    def act(self, actor: Actor, now: datetime, trace: str) -> handlers.Act:
+        """Who does it, when, in whose trace."""
+        return handlers.Act(actor, now, trace)
