@@ -5,6 +5,7 @@ A nameko service monkey-patches before anything else is imported; relay and aggr
 
 import importlib
 import sys
+import warnings
 
 SERVICES = ("stations", "metrics")
 PUBLISHERS = ("stations",)
@@ -14,6 +15,7 @@ def main(arguments: list[str]) -> None:
     """Runs the role until SIGTERM."""
     match arguments:
         case ["service", name] if name in SERVICES:
+            warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")  # docs/adr/0001
             import eventlet
 
             eventlet.monkey_patch()

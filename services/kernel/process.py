@@ -76,6 +76,7 @@ def run_service(service: type, app: Any, *, workers: int = 100, after_start: Cal
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    app.readiness.add("started", lambda: container.started)
     telemetry.serve_ops(settings.ops_host, settings.ops_port, app.readiness)
     container.start()
     if after_start:

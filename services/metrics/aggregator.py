@@ -1,0 +1,264 @@
+"""The process that counts: ``metrics.inbox`` -> event log and figures, exactly once in effect.
+
+Two threads. The main thread speaks AMQP: it collects deliveries, reads them into the next batch while the last one
+is being applied, acknowledges what is settled and keeps the heartbeat. The other applies one batch at a time and waits
+out an absence. Nothing is acknowledged before it is settled. Batches grow with the load: a lone event waits for none.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime
+from typing import Any, Final
+
+import pika
+from pika.exceptions import AMQPError, ChannelClosed
+from prometheus_client import Gauge, Histogram
+from pymongo.database import Database
+
+from contracts import catalogue
+from contracts.catalogue import CATALOGUE, METRICS, Catalogue
+from services.kernel import clock, logging, mongo, telemetry
+from services.kernel.amqp import Publisher
+from services.kernel.mongo import Document
+from services.kernel.process import run_worker
+from services.kernel.settings import Settings
+from services.metrics.applier import Applier, Settled, StoppedError, back_off
+from services.metrics.reading import Batch, Delivery, Reader
+
+ROLE: Final = "aggregator"
+BATCH_EVENTS: Final = 500
+PREFETCH: Final = 1000
+HEARTBEAT_SECONDS: Final = 30
+TICK_SECONDS: Final = 0.5
+SAMPLE_SECONDS: Final = 5.0
+TRACES_LOGGED: Final = 20
+SWITCH_SECONDS: Final = 0.0005
+"""Python's lock changes hands every 5 ms unless told, and a transaction has five answers to wait for."""
+
+BATCH_SIZE: Final = Histogram(
+    "estation_aggregator_batch_events", "Events in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+)
+SETTLE_SECONDS: Final = Histogram(
+    "estation_aggregator_settle_seconds",
+    "Time to settle a batch",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10),
+)
+INBOX_DEPTH: Final = Gauge("estation_inbox_depth", "Messages that wait in the inbox; -1: unknown", ["service"])
+
+
+class Aggregator:
+    """Consumes the inbox of metrics; survives the absence of broker and database."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database[Document],
+        *,
+        events: Catalogue = CATALOGUE,
+        now: clock.Clock = clock.now,
+    ) -> None:
+        self._stop = threading.Event()
+        self._now = now
+        self._reader = Reader(events)
+        publisher = Publisher(settings.rabbitmq_url, f"{ROLE} parks", stopping=self._stop.is_set)
+        self._applier = Applier(database, publisher, self._stop, now)
+        self._parameters = pika.URLParameters(settings.rabbitmq_url)
+        self._parameters.heartbeat = HEARTBEAT_SECONDS
+        self._parameters.connection_attempts = 1
+        self._parameters.client_properties = {"connection_name": ROLE}
+        self._appname = str(database.client.options.pool_options.metadata["application"]["name"])
+        self.consuming = False
+
+    @property
+    def database_answers(self) -> bool:
+        """Whether the last thing asked of the database was done."""
+        return self._applier.database_answers
+
+    def stop(self) -> None:
+        """Ends :meth:`run` after the batches in hand."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Works until stopped."""
+        faults = 0
+        with ThreadPoolExecutor(1, thread_name_prefix="apply") as thread, contextlib.suppress(StoppedError):
+            self._applier.begin(self._appname)
+            while not self._stop.is_set():
+                try:
+                    intake = self._connect(thread)
+                    self.consuming, faults = True, 0
+                    intake.run()
+                except (AMQPError, OSError) as error:
+                    faults += 1
+                    back_off(faults, "broker", error, self._stop)
+                finally:
+                    self.consuming = False
+                    INBOX_DEPTH.labels(METRICS).set(-1)
+
+    def _connect(self, thread: ThreadPoolExecutor) -> "_Intake":
+        connection = pika.BlockingConnection(self._parameters)
+        return _Intake(connection, thread, self._applier, self._reader, self._stop, self._now)
+
+
+class _Intake:
+    """One connection's life: what came in through it is acknowledged through it, or becomes the broker's again."""
+
+    def __init__(
+        self,
+        connection: Any,
+        thread: ThreadPoolExecutor,
+        applier: Applier,
+        reader: Reader,
+        stop: threading.Event,
+        now: clock.Clock,
+    ) -> None:
+        self._connection, self._thread, self._applier, self._reader = connection, thread, applier, reader
+        self._stop, self._now = stop, now
+        self._waiting: deque[Delivery] = deque()
+        self._next = Batch()
+        self._under_way: tuple[Batch, Future[Settled | None]] | None = None
+        self._sample_due = 0.0
+        self._empty_at: datetime | None = None
+        self._channel = connection.channel()
+        self._probe = connection.channel()
+        self._channel.basic_qos(prefetch_count=PREFETCH)
+        self._channel.add_on_cancel_callback(_refuse_to_wait_for_nothing)
+        self._tag = self._channel.basic_consume(catalogue.inbox(METRICS), self._on_message)
+
+    def run(self) -> None:
+        """Works until told to stop.
+
+        Raises:
+            AMQPError, OSError: the connection broke.
+            StoppedError: told to stop while the database was away.
+        """
+        try:
+            while not self._stop.is_set():
+                self._connection.process_data_events(time_limit=TICK_SECONDS)
+                self._turn()
+            self._channel.basic_cancel(self._tag)
+            self._waiting.clear()
+            while self._under_way or self._next.deliveries:
+                self._turn()
+                self._connection.process_data_events(time_limit=TICK_SECONDS)
+        finally:
+            # after a break, too: what is being applied now must be known before it comes again
+            wait([self._under_way[1]] if self._under_way else [])
+            with contextlib.suppress(AMQPError, OSError):
+                self._connection.close()
+
+    def _turn(self) -> None:
+        self._acknowledge()
+        if self._next.events >= BATCH_EVENTS:
+            self._submit()  # before reading on: both take about as long
+        while self._waiting and self._next.events < BATCH_EVENTS:
+            self._reader.read(self._waiting.popleft(), self._next)
+        self._submit()
+        self._sample()
+
+    def _on_message(self, _channel: object, method: Any, properties: Any, body: bytes) -> None:
+        self._waiting.append(
+            Delivery(
+                method.delivery_tag,
+                body,
+                properties.content_type or "",
+                properties.headers or {},
+                method.redelivered,
+            )
+        )
+
+    def _submit(self) -> None:
+        if self._under_way is not None:
+            return
+        if self._next.deliveries:
+            batch, self._next = self._next, Batch()
+            if not self._waiting:
+                batch.current_at, self._empty_at = self._empty_at, None
+            self._start(batch, lambda: self._applier.settle(batch))
+        elif self._empty_at is not None:
+            at, self._empty_at = self._empty_at, None
+            self._start(Batch(), lambda: self._applier.mark_current(at))
+
+    def _start(self, batch: Batch, work: Callable[[], Settled | None]) -> None:
+        future: Future[Settled | None] = self._thread.submit(work)
+        self._under_way = (batch, future)
+        future.add_done_callback(self._wake)
+
+    def _wake(self, _future: object) -> None:
+        with contextlib.suppress(AMQPError):  # the connection may be gone
+            self._connection.add_callback_threadsafe(lambda: None)
+
+    def _acknowledge(self) -> None:
+        if self._under_way is None or not self._under_way[1].done():
+            return
+        (batch, future), self._under_way = self._under_way, None
+        settled = future.result()
+        if settled is not None:
+            self._channel.basic_ack(batch.last_tag, multiple=True)
+            _report(batch, settled)
+
+    def _sample(self) -> None:
+        """Looks now and then how many messages wait; that none does dates what the figures know."""
+        if time.monotonic() < self._sample_due or not self._probe.is_open:
+            return
+        self._sample_due = time.monotonic() + SAMPLE_SECONDS
+        try:
+            at = self._now()
+            depth = self._probe.queue_declare(catalogue.inbox(METRICS), passive=True).method.message_count
+        except ChannelClosed as error:
+            logging.get().warning("inbox_depth_unknown", exc_info=error)
+            depth = -1
+        INBOX_DEPTH.labels(METRICS).set(depth)
+        if depth == 0:
+            # what had been sent by then is read before the next batch is put together
+            self._empty_at = at
+
+
+def _refuse_to_wait_for_nothing(_frame: object) -> None:
+    raise ConnectionError("the broker cancelled the consumer")
+
+
+def _report(batch: Batch, settled: Settled) -> None:
+    fresh, refusals = settled.fresh, settled.refusals
+    duplicates = batch.events - len(fresh) - len(refusals)
+    consumed = telemetry.CONSUMED
+    consumed.labels(METRICS, "applied").inc(len(fresh))
+    consumed.labels(METRICS, "duplicate").inc(max(0, duplicates))
+    for refusal in refusals:
+        consumed.labels(METRICS, "parked" if refusal.step.parked else "retried").inc()
+        if refusal.step.parked:
+            telemetry.PARKED.labels(METRICS, refusal.reason[:60]).inc()
+    for fact in fresh:
+        captured = datetime.fromisoformat(fact.event["time"])
+        telemetry.RECORDED_TO_VISIBLE.observe(max(0.0, (settled.visible_at - fact.recorded).total_seconds()))
+        telemetry.CAPTURED_TO_VISIBLE.observe(max(0.0, (settled.visible_at - captured).total_seconds()))
+    BATCH_SIZE.observe(batch.events)
+    SETTLE_SECONDS.observe(settled.seconds)
+    traces = dict.fromkeys(
+        telemetry.trace_id(fact.event["traceparent"]) for fact in fresh if "traceparent" in fact.event
+    )
+    logging.get().info(
+        "batch_applied",
+        events=len(fresh),
+        duplicates=duplicates,
+        refused=len(refusals),
+        first_event_id=fresh[0].event["id"] if fresh else None,
+        trace_ids=list(traces)[:TRACES_LOGGED],
+        seconds=round(settled.seconds, 4),
+    )
+
+
+def run(settings: Settings) -> None:
+    """The process ``aggregator``."""
+    sys.setswitchinterval(SWITCH_SECONDS)
+    database = mongo.connect(settings, METRICS, ROLE)
+    worker = Aggregator(settings, database)
+    readiness = telemetry.Readiness()
+    readiness.add("broker", lambda: worker.consuming)
+    readiness.add("database", lambda: worker.database_answers)
+    run_worker(worker, settings, readiness)

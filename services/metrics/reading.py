@@ -1,0 +1,106 @@
+"""From deliveries to a batch: which events may take effect, which are refused and where those go. No I/O."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from contracts import envelope
+from contracts.catalogue import METRICS, Catalogue
+from contracts.envelope import Event, MalformedError
+from services.kernel import logging, retry
+from services.metrics.log import Fact
+
+
+class Delivery(NamedTuple):
+    """A message as the broker gave it."""
+
+    tag: int
+    body: bytes
+    content_type: str
+    headers: Mapping[str, Any]
+    redelivered: bool
+
+
+class Refusal(NamedTuple):
+    """Where an event goes that does not take effect now, and why."""
+
+    step: retry.Step
+    reason: str
+
+
+@dataclass(slots=True)
+class Batch:
+    """Whole deliveries, in the order of their tags, that are settled together."""
+
+    last_tag: int = 0
+    deliveries: int = 0
+    events: int = 0
+    redelivered: bool = False
+    facts: dict[str, Fact] = field(default_factory=dict)
+    headers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    current_at: datetime | None = None
+
+
+class Reader:
+    """Reads deliveries into batches, by the contracts alone."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._consumed = {entry.type for entry in catalogue.consumed_by(METRICS)}
+
+    def read(self, delivery: Delivery, batch: Batch) -> None:
+        """Adds a delivery's events to a batch; one that is malformed takes no neighbour along."""
+        batch.last_tag = delivery.tag
+        batch.deliveries += 1
+        batch.redelivered |= delivery.redelivered
+        try:
+            found = envelope.load(delivery.body, delivery.content_type)
+        except MalformedError as error:
+            logging.get().error(
+                "message_malformed",
+                code=str(error),
+                sha256=hashlib.sha256(delivery.body).hexdigest(),
+                size=len(delivery.body),
+            )
+            step = retry.step_raw(METRICS, delivery.body, delivery.content_type, str(error))
+            batch.refusals.append(Refusal(step, str(error)))
+            return
+        batch.events += len(found)
+        for raw in found:
+            self._read_event(raw, delivery.headers, batch)
+
+    def _read_event(self, raw: Any, headers: Mapping[str, Any], batch: Batch) -> None:
+        try:
+            event = envelope.check(raw)
+            self._catalogue.check(event)
+            if event["type"] not in self._consumed:
+                raise MalformedError("not_consumed_here")  # noqa: TRY301
+        except MalformedError as error:
+            batch.refusals.append(Refusal(retry.step(METRICS, raw, headers, str(error), final=True), str(error)))
+            return
+        if event["id"] in batch.facts:
+            return
+        try:
+            counts = self._catalogue.counts(event)
+        except Exception as error:  # noqa: BLE001 (whatever a mapping raises is this event's failure alone)
+            batch.refusals.append(failed(event, headers, error))
+            return
+        batch.facts[event["id"]] = Fact(event, counts, datetime.fromisoformat(event["recordedtime"]))
+        if retry.ATTEMPT in headers:
+            batch.headers[event["id"]] = headers
+
+
+def failed(event: Event, headers: Mapping[str, Any], error: Exception) -> Refusal:
+    """The next step of a well-formed event that could not be applied: a pause, at last the dead-letter queue."""
+    reason = type(error).__name__
+    logging.get().warning(
+        "event_not_applied",
+        event_id=event["id"],
+        type=event["type"],
+        attempt=retry.attempt_of(headers) + 1,
+        exc_info=error,
+    )
+    return Refusal(retry.step(METRICS, event, headers, reason), reason)
