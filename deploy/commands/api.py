@@ -56,7 +56,7 @@ class Api:
         """As an officer of the city federation."""
         return cls(token("estation-cli", "city_officer", CITY, 60))
 
-    def call(self, method: str, path: str, body: object = None, *, creates: bool = False) -> Any:
+    def call(self, method: str, path: str, body: Any = None, *, creates: bool = False) -> Any:
         """The JSON answer.
 
         Raises:
@@ -68,10 +68,9 @@ class Api:
                 method, edge_url() + "/api/v1" + path, json=body, headers=headers, timeout=SECONDS
             )
         except requests.RequestException as error:
-            raise Refused(
-                f"{edge_url()} does not answer ({type(error).__name__}): `estation status` tells why"
-            ) from error
-        if answer.status_code >= requests.codes.bad_request:
+            problem = f"{edge_url()} does not answer ({type(error).__name__}): `estation status` tells why"
+            raise Refused(problem) from error
+        if not answer.ok:
             raise Refused(f"{method} {path}: {answer.status_code} {_reason(answer)}")
         return answer.json() if answer.content else None
 

@@ -3,13 +3,14 @@
 import click
 
 from services.kernel import mongo, settings
-from services.metrics import rebuild as work
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Only compare; exit code 1 where a figure differs")
 def rebuild(check: bool) -> None:
     """Recompute every roll-up from the event log, and mend what differs."""
+    from services.metrics import rebuild as work
+
     database = mongo.connect(settings.read(), "metrics", "rebuild")
     report = work.check(database) if check else work.repair(database)
     click.echo(

@@ -67,15 +67,10 @@ def _row(dice: random.Random, **changes: object) -> dict[str, Any]:
 def _trouble(officer: Api, device: Api, dice: random.Random, station: dict[str, Any]) -> None:
     """What an officer's desk has to show: a quarantined row, a fault, supplies that expire."""
     now = datetime.now(UTC)
-    device.call(
-        "POST", "/stations/checkins", {"items": [_row(dice, captured_at=(now + timedelta(days=1)).isoformat())]}
-    )
+    tomorrow = _row(dice, captured_at=(now + timedelta(days=1)).isoformat())
+    device.call("POST", "/stations/checkins", {"items": [tomorrow]})
     device.call("POST", "/stations/heartbeats", {"unsent": 0})
     device.call("POST", "/stations/faults", {"kind": "water", "note": "演示:饮水机待修"}, creates=True)
-    supply = {"station": station["id"], "item": "创可贴", "quantity": 20, "unit": "盒"}
-    officer.call(
-        "POST",
-        "/stations/supplies",
-        {**supply, "expires_on": (now + timedelta(days=20)).date().isoformat()},
-        creates=True,
-    )
+    expires_on = (now + timedelta(days=20)).date().isoformat()
+    supply = {"station": station["id"], "item": "创可贴", "quantity": 20, "unit": "盒", "expires_on": expires_on}
+    officer.call("POST", "/stations/supplies", supply, creates=True)

@@ -161,9 +161,8 @@ def simulate(devices: int, minutes: float, rate: float, seed_: int | None) -> No
     _report(fleet, ledger)
     wanted = before[0] + ledger.people
     shown = _await_figures(wanted)
-    click.echo(
-        f"plan {clock.day(clock.now())[:4]}, stations.checkins: {before[0]} + {ledger.people} acknowledged = {wanted}"
-    )
+    year = clock.day(clock.now())[:4]
+    click.echo(f"plan {year}, stations.checkins: {before[0]} + {ledger.people} acknowledged = {wanted}")
     click.echo(f"shown: plan {shown[0]}, Prometheus {shown[1]}")
     unsent = sum(device.unsent for device in fleet)
     if shown != (wanted, wanted) or unsent:
