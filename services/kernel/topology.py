@@ -21,6 +21,8 @@ from contracts.catalogue import Catalogue
 HANDLER_DELIVERY_LIMIT: Final = 20
 BATCH_DELIVERY_LIMIT: Final = 1000
 """High: a crash counts a delivery for everything prefetched, and the batch consumer parks poison itself."""
+PARKED_DELIVERY_LIMIT: Final = 1_000_000
+"""Looking at what is parked gives it back, which counts: from RabbitMQ 4 on, twenty looks would throw it away."""
 
 _AT_LEAST_ONCE: Final = {"dead-letter-strategy": "at-least-once", "overflow": "reject-publish"}
 
@@ -90,6 +92,7 @@ def definitions(
 
     exchange(catalogue.UNROUTED, "fanout")
     queue(catalogue.UNROUTED)
+    policy(catalogue.UNROUTED, **{"delivery-limit": PARKED_DELIVERY_LIMIT})
     bind(catalogue.UNROUTED, catalogue.UNROUTED, "")
     for owner in events.owners:
         exchange(catalogue.exchange(owner), "topic", **{"alternate-exchange": catalogue.UNROUTED})
@@ -122,6 +125,7 @@ def definitions(
             )
             bind(retry, name, pause)
         queue(catalogue.dead(consumer))
+        policy(catalogue.dead(consumer), **{"delivery-limit": PARKED_DELIVERY_LIMIT})
         bind(retry, catalogue.dead(consumer), "dead")
         for entry in events.consumed_by(consumer):
             bind(catalogue.exchange(entry.owner), inbox, entry.type)
