@@ -420,7 +420,7 @@ class Wsgi:
 
     def _render(self, outcome: "Answer | EStationError", request: Request) -> Response:
         if isinstance(outcome, EStationError):
-            return problem(outcome, language(request), request.path)
+            return problem(outcome, language(request))
         raw = outcome.body if isinstance(outcome.body, bytes) else strict_json.dumps(outcome.body)
         response = Response(
             b"" if outcome.status == 204 else raw,  # noqa: PLR2004 (no content)
@@ -432,7 +432,7 @@ class Wsgi:
         return response
 
 
-def problem(error: EStationError, tongue: str, path: str) -> Response:
+def problem(error: EStationError, tongue: str) -> Response:
     """The problem document of an error (RFC 9457); never the input."""
     document: dict[str, Any] = {
         "type": f"https://estation.example/problems/{error.code}",
@@ -452,7 +452,6 @@ def problem(error: EStationError, tongue: str, path: str) -> Response:
         "Vary": "Accept-Language",
         "Cache-Control": "no-store",
     }
-    del path
     return Response(strict_json.dumps(document), status=error.status, headers=headers, content_type=PROBLEM)
 
 
