@@ -30,6 +30,7 @@ INSTANT: Final = re.compile(
     r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
 TRACEPARENT: Final = re.compile(r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+_UNREADABLE: Final = object()
 _NAME: Final = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
 
 
@@ -90,8 +91,9 @@ def load(body: bytes, content_type: str | None) -> list[Any]:
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        # not chained: a decoder's message quotes the body
-        raise MalformedError("not_json") from None
+        value = _UNREADABLE
+    if value is _UNREADABLE:  # raised out here: a decoder's error holds the body, and would come along as context
+        raise MalformedError("not_json")
     kind = (content_type or "").split(";", 1)[0].strip().lower()
     if kind == BATCH_CONTENT_TYPE and isinstance(value, list):
         return value

@@ -39,7 +39,7 @@ class EventData(Part):
 class _StrictBoolean(fields.Boolean):
     """``true`` or ``false``; marshmallow alone takes 1 and 1.0 for true, as they are equal in Python."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:  # noqa: ANN401 (marshmallow's signature)
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> bool:
         del attr, data, kwargs
         if not isinstance(value, bool):
             raise self.make_error("invalid", input=value)
