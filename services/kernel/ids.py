@@ -1,10 +1,12 @@
 """Ids: UUIDv7 where we name a thing, UUIDv5 where the name follows from what others named."""
 
-from uuid import NAMESPACE_URL, UUID, uuid5
+import re
+from typing import Final
 
 import uuid_utils
 
-_NAMESPACE = uuid5(NAMESPACE_URL, "https://estation.example/ids")
+_NAMESPACE: Final = uuid_utils.uuid5(uuid_utils.NAMESPACE_URL, "https://estation.example/ids")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def new() -> str:
@@ -14,12 +16,9 @@ def new() -> str:
 
 def derived(*parts: str) -> str:
     """The same id for the same parts, for ever (RFC 9562, UUIDv5)."""
-    return str(uuid5(_NAMESPACE, "\x1f".join(parts)))
+    return str(uuid_utils.uuid5(_NAMESPACE, "\x1f".join(parts)))
 
 
 def is_uuid(text: str) -> bool:
     """Whether the text is a UUID in canonical lower-case form."""
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False
+    return _UUID.fullmatch(text) is not None

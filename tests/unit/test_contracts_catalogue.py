@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts import catalogue
@@ -14,6 +14,7 @@ from contracts.events import CountyCode, EventData
 from contracts.events.stations import StationResumedV1, StationSuspendedV1
 from tests.contract.builders import DATA, build
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 CHECKIN = "stations.checkin_recorded.v1"
 CLOSED = "stations.station_closed.v1"
 
@@ -100,6 +101,7 @@ def test_event_of_the_city_a_division_or_a_zone_is_taken(county: str) -> None:
     CATALOGUE.check(build(CHECKIN, county=county))
 
 
+@untimed
 @given(
     st.dictionaries(
         st.sampled_from(sorted(DATA[CLOSED])) | st.text(max_size=5),

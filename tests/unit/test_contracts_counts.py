@@ -6,7 +6,7 @@ from datetime import date
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts.catalogue import CATALOGUE
@@ -15,6 +15,7 @@ from contracts.envelope import Event
 from contracts.measures import MEASURES, Count
 from tests.contract.builders import DAY, build
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 days = st.dates(date(2000, 1, 1), date(2099, 12, 31)).map(date.isoformat)
 people = st.integers(1, 500)
 counties = st.sampled_from(REPORTING_UNITS)
@@ -96,6 +97,7 @@ def test_every_measure_is_counted_by_some_event() -> None:
     assert {count.measure for entry in CATALOGUE for count in counts(build(entry.type))} == MEASURES.keys()
 
 
+@untimed
 @given(days, people, counties)
 def test_void_takes_back_a_recorded_checkin(day: str, number: int, county: str) -> None:
     recorded = build("stations.checkin_recorded.v1", county=county, day=day, people=number)
@@ -104,6 +106,7 @@ def test_void_takes_back_a_recorded_checkin(day: str, number: int, county: str) 
     assert by_day(recorded, voided) == {}
 
 
+@untimed
 @given(days, people, counties)
 def test_void_takes_back_a_quarantined_checkin(day: str, number: int, county: str) -> None:
     quarantined = build("stations.checkin_quarantined.v1", county=county, day=day, people=number)
@@ -111,6 +114,7 @@ def test_void_takes_back_a_quarantined_checkin(day: str, number: int, county: st
     assert by_day(quarantined, voided) == {}
 
 
+@untimed
 @given(days, days, people, counties)
 def test_void_takes_back_an_approved_checkin(received: str, approved_for: str, number: int, county: str) -> None:
     quarantined = build("stations.checkin_quarantined.v1", county=county, day=received, people=number)
@@ -123,6 +127,7 @@ def test_void_takes_back_an_approved_checkin(received: str, approved_for: str, n
     assert by_day(quarantined, approved, voided) == {}
 
 
+@untimed
 @given(days, days, counties)
 def test_mother_room_lost_in_its_year_never_was_and_later_stays_new(since: str, lost: str, county: str) -> None:
     rooms = [{"kind": "mother_room", "since": since}]
@@ -137,6 +142,7 @@ def test_mother_room_lost_in_its_year_never_was_and_later_stays_new(since: str, 
     assert rooms_only == stays
 
 
+@untimed
 @given(days, days, days, counties)
 def test_levels_return_to_nothing(first: str, second: str, third: str, county: str) -> None:
     def at(type_: str, day: str, **data: object) -> Event:

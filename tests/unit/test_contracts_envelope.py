@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from contracts import envelope
@@ -26,6 +26,7 @@ from contracts.envelope import (
 )
 from tests.contract.builders import build
 
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 CHECKIN = "stations.checkin_recorded.v1"
 FAULTS = {
     "not_json",
@@ -73,6 +74,7 @@ events = st.builds(
 )
 
 
+@untimed
 @given(events)
 def test_what_is_made_passes_and_comes_back_the_same(made: Event) -> None:
     assert check(made) is made
@@ -94,6 +96,7 @@ def test_data_is_copied_from_any_mapping() -> None:
     assert json.loads(dump(again))["data"] == {"people": 1}
 
 
+@untimed
 @given(st.lists(events, max_size=3))
 def test_batch_comes_back_in_order(made: list[Event]) -> None:
     assert [check(read) for read in load(dump_batch(made), BATCH_CONTENT_TYPE)] == made
@@ -109,12 +112,14 @@ def fault_of(act: Callable[[], object]) -> str | None:
     return None
 
 
+@untimed
 @given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()), st.text() | st.none())
 def test_any_bytes_of_any_type_are_read_or_refused(body: bytes, content_type: str | None) -> None:
     for kind in (content_type, CONTENT_TYPE, BATCH_CONTENT_TYPE):
         assert fault_of(partial(load, body, kind)) in {None, "not_json", "content_type_or_shape"}
 
 
+@untimed
 @given(json_values)
 def test_any_value_is_refused_by_a_name_of_ours(value: object) -> None:
     with pytest.raises(MalformedError) as caught:
@@ -122,6 +127,7 @@ def test_any_value_is_refused_by_a_name_of_ours(value: object) -> None:
     assert caught.value.args[0] in FAULTS
 
 
+@untimed
 @given(st.sampled_from(sorted(build(CHECKIN))), json_values)
 def test_attribute_of_any_other_value_is_refused_by_its_own_name(name: str, value: object) -> None:
     changed = build(CHECKIN)
