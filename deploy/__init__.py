@@ -1,0 +1,1 @@
+"""How the system is run and operated; may import everything, and nothing imports it."""
