@@ -48,6 +48,17 @@ SETTLE_SECONDS: Final = Histogram(
     "Time to settle a batch",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 10),
 )
+_VISIBLE_SECONDS: Final = (0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300, 3600, 86400, 604800)
+RECORDED_TO_VISIBLE: Final = Histogram(
+    "estation_recorded_to_visible_seconds",
+    "From the service's write to the committed figure",
+    buckets=_VISIBLE_SECONDS,
+)
+CAPTURED_TO_VISIBLE: Final = Histogram(
+    "estation_captured_to_visible_seconds",
+    "From the fact, maybe offline, to the committed figure",
+    buckets=_VISIBLE_SECONDS,
+)
 INBOX_DEPTH: Final = Gauge("estation_inbox_depth", "Messages that wait in the inbox; -1: unknown", ["service"])
 
 
@@ -235,8 +246,8 @@ def _report(batch: Batch, settled: Settled) -> None:
             telemetry.PARKED.labels(METRICS, refusal.reason[:60]).inc()
     for fact in fresh:
         captured = datetime.fromisoformat(fact.event["time"])
-        telemetry.RECORDED_TO_VISIBLE.observe(max(0.0, (settled.visible_at - fact.recorded).total_seconds()))
-        telemetry.CAPTURED_TO_VISIBLE.observe(max(0.0, (settled.visible_at - captured).total_seconds()))
+        RECORDED_TO_VISIBLE.observe(max(0.0, (settled.visible_at - fact.recorded).total_seconds()))
+        CAPTURED_TO_VISIBLE.observe(max(0.0, (settled.visible_at - captured).total_seconds()))
     BATCH_SIZE.observe(batch.events)
     SETTLE_SECONDS.observe(settled.seconds)
     traces = dict.fromkeys(

@@ -7,9 +7,8 @@ the history: it is kept.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pymongo
 from pymongo import ReadPreference, ReturnDocument, UpdateOne, WriteConcern
@@ -34,8 +33,7 @@ _EVENTS_OWN: Final = frozenset({2, 9, 14, 121, 10334, 17280})
 """BadValue, FailedToParse, TypeMismatch, DocumentValidationFailure, BSONObjectTooLarge, KeyTooLong."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """An event that passed its contract, what it counts, and when its service wrote it."""
 
     event: Event

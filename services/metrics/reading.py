@@ -70,27 +70,34 @@ class Reader:
             return
         batch.events += len(found)
         for raw in found:
-            self._read_event(raw, delivery.headers, batch)
+            self._read_event(raw, delivery, batch)
 
-    def _read_event(self, raw: Any, headers: Mapping[str, Any], batch: Batch) -> None:
+    def _read_event(self, raw: Any, delivery: Delivery, batch: Batch) -> None:
         try:
             event = envelope.check(raw)
             self._catalogue.check(event)
             if event["type"] not in self._consumed:
                 raise MalformedError("not_consumed_here")  # noqa: TRY301
         except MalformedError as error:
-            batch.refusals.append(Refusal(retry.step(METRICS, raw, headers, str(error), final=True), str(error)))
+            batch.refusals.append(_refused(raw, delivery, str(error)))
             return
         if event["id"] in batch.facts:
             return
         try:
             counts = self._catalogue.counts(event)
         except Exception as error:  # noqa: BLE001 (whatever a mapping raises is this event's failure alone)
-            batch.refusals.append(failed(event, headers, error))
+            batch.refusals.append(failed(event, delivery.headers, error))
             return
         batch.facts[event["id"]] = Fact(event, counts, datetime.fromisoformat(event["recordedtime"]))
-        if retry.ATTEMPT in headers:
-            batch.headers[event["id"]] = headers
+        if retry.ATTEMPT in delivery.headers:
+            batch.headers[event["id"]] = delivery.headers
+
+
+def _refused(raw: Any, delivery: Delivery, reason: str) -> Refusal:
+    try:
+        return Refusal(retry.step(METRICS, raw, delivery.headers, reason, final=True), reason)
+    except RecursionError:  # nested so deep that it could just be read: the message as it came; its others are known
+        return Refusal(retry.step_raw(METRICS, delivery.body, delivery.content_type, reason), reason)
 
 
 def failed(event: Event, headers: Mapping[str, Any], error: Exception) -> Refusal:
