@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,11 @@ class Tap:
         self._connection.close()
 
 
+def _with_fail_points(mongod: Program) -> Program:
+    """A database that can be told to fail (failCommand)."""
+    return replace(mongod, command=(*mongod.command, "--setParameter", "enableTestCommands=1"))
+
+
 class Parts:
     """RabbitMQ and mongod for one test session."""
 
@@ -133,7 +138,7 @@ class Parts:
             program.name: program
             for program in (
                 *rabbitmq.programs(self.layout, self._distribution, self.credentials),
-                mongodb.program(self.layout, mongod, library_path),
+                _with_fail_points(mongodb.program(self.layout, mongod, library_path)),
             )
         }
         self.mongodb_url = f"mongodb://127.0.0.1:{ports['mongod']}/?replicaSet={mongodb.REPLICA_SET}"
@@ -203,8 +208,10 @@ class Parts:
 class Process:
     """One of our own processes, as ``python -m deploy.run`` starts it."""
 
-    def __init__(self, role: tuple[str, ...], environ: Mapping[str, str], log: Path) -> None:
-        self.role, self.log = role, log
+    def __init__(
+        self, role: tuple[str, ...], environ: Mapping[str, str], log: Path, *, module: str = "deploy.run"
+    ) -> None:
+        self.role, self.log, self._module = role, log, module
         self._environ = {**os.environ, **environ}
         self.http_port = int(environ.get("ESTATION_HTTP_PORT", "0"))
         self.ops_port = int(environ["ESTATION_OPS_PORT"])
@@ -214,7 +221,7 @@ class Process:
         """Starts it; returns when it says that it is ready."""
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "deploy.run", *self.role],
+                [sys.executable, "-m", self._module, *self.role],
                 cwd=PROJECT,
                 env=self._environ,
                 stdout=log,
@@ -274,8 +281,10 @@ class Process:
 class World:
     """Parts, a fresh vhost and databases of their own for one test (or module), and our processes on them."""
 
-    def __init__(self, parts: Parts, folder: Path, events: Catalogue = CATALOGUE) -> None:
-        self.parts, self.folder = parts, folder
+    def __init__(
+        self, parts: Parts, folder: Path, events: Catalogue = CATALOGUE, *, module: str = "deploy.run"
+    ) -> None:
+        self.parts, self.folder, self._module = parts, folder, module
         self.prefix = "t" + secrets.token_hex(4) + "_"
         self.broker = parts.broker(events)
         self.issuer = folder / "issuer"
@@ -317,7 +326,8 @@ class World:
         """A process of ours, not yet started; stopped at the end."""
         user = role[1] if len(role) > 1 else "metrics"
         number = len(self.processes)
-        process = Process(role, self.environ(user, **more), self.folder / f"{number}-{'-'.join(role)}.log")
+        log = self.folder / f"{number}-{'-'.join(role)}.log"
+        process = Process(role, self.environ(user, **more), log, module=self._module)
         self.processes.append(process)
         return process
 

@@ -42,7 +42,7 @@ class BaseApp:
             TooManyRequests: the budget of this minute is spent.
         """
         limit = self._device_limit if actor is not None and actor.kind == DEVICE else self._limit
-        caller = actor.id if actor is not None else address
+        caller = f"{actor.kind} {actor.id}" if actor is not None else f"address {address}"
         if not self._limiter.hit(limit, caller, route):
             reset = self._limiter.get_window_stats(limit, caller, route).reset_time
             raise TooManyRequests(max(1, min(60, int(reset - self.clock().timestamp()) + 1)))

@@ -25,11 +25,13 @@ from contracts import codes
 from services.kernel.errors import Unauthenticated
 from services.kernel.settings import SettingError, Settings
 
-ALGORITHMS: Final = ["ES256", "EdDSA", "RS256"]
+ALGORITHMS: Final = ["ES256", "Ed25519", "EdDSA", "RS256"]
+"""EdDSA is what issuers called Ed25519 before RFC 9864."""
 DEMO_KEY_PREFIX: Final = "demo-"
 REFETCH_SECONDS: Final = 30.0
 KEYS_STALE_SECONDS: Final = 300.0
 TOKEN_LENGTH_MAX: Final = 4096
+_UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,20 @@ class TokenVerifier:
     def refuse_demo_keys(self) -> None:
         """Ends the process when production would trust a key that everybody can make.
 
+        An issuer that does not answer just now keeps nobody from starting: a demo key is not believed later either.
+
         Raises:
-            SettingError: the key set holds a demo key.
+            SettingError: the key set holds a demo key, or is a file that cannot be read as one.
         """
-        if self._production and any(_is_demo(key) for key in self._read()):
+        if not self._production:
+            return
+        try:
+            keys = self._read()
+        except _UNREADABLE:
+            if "://" in self._location:
+                return
+            raise SettingError("ESTATION_JWKS", "cannot be read as a key set") from None
+        if any(_is_demo(key) for key in keys):
             raise SettingError("ESTATION_JWKS", "holds a demo key, which production mode refuses")
 
     def verify(self, token: str) -> Actor:
@@ -109,7 +121,7 @@ class TokenVerifier:
             if self._location and wanted and age >= REFETCH_SECONDS:
                 self._fetched = self._monotonic()
                 # an issuer that is away for a moment: go on with the keys we know
-                with contextlib.suppress(OSError, ValueError, KeyError, TypeError, JoseError):
+                with contextlib.suppress(*_UNREADABLE, JoseError):
                     self._keys = KeySet.import_key_set({"keys": self._usable(self._read())})
             elif fresh:
                 return None  # nothing newer than what refused the token already
@@ -127,6 +139,8 @@ class TokenVerifier:
         else:
             document = json.loads(Path(self._location).read_text("utf-8"))
         keys: list[dict[str, Any]] = document["keys"]
+        if not all(isinstance(key, dict) for key in keys):
+            raise TypeError("a key is an object")
         return keys
 
 

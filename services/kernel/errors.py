@@ -184,17 +184,24 @@ def field_errors(messages: Mapping[Any, Any], prefix: str = "") -> list[FieldErr
     """A flat list of the nested messages of a marshmallow schema.
 
     A validator may name a code as its message (lower_snake_case); any other text becomes ``invalid`` so that a
-    library's wording, which may quote the input, never reaches the caller.
+    library's wording, which may quote the input, never reaches the caller. Nor does a name that cannot be a field's:
+    it may be an ID number in the wrong place.
     """
     found: list[FieldError] = []
     for key, value in messages.items():
-        path = prefix if key == "_schema" else f"{prefix}.{key}" if prefix else str(key)
+        path = prefix if key == "_schema" else f"{prefix}.{shown(key)}" if prefix else shown(key)
         if isinstance(value, Mapping):
             found += field_errors(value, path)
             continue
         for text in value if isinstance(value, list) else [value]:
             found.append(FieldError(path[:100], _CODES.get(str(text), str(text) if _is_code(str(text)) else "invalid")))
     return sorted(set(found), key=lambda error: (error.field, error.code))
+
+
+def shown(key: object) -> str:
+    """The name of a field, or the place in a list, as the caller may see it again."""
+    text = str(key)
+    return text if text.isascii() and (isinstance(key, int) or text.isidentifier()) else "*"
 
 
 _CODES = {

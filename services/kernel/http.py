@@ -44,6 +44,7 @@ from services.kernel.errors import (
     Unavailable,
     UnsupportedMediaType,
     field_errors,
+    shown,
 )
 from services.kernel.outbox import Idempotency
 from services.kernel.settings import Settings
@@ -499,7 +500,7 @@ def _load_query(schema: type[Schema], request: Request) -> Mapping[str, Any]:
     values = {}
     for name, given in request.args.lists():
         if len(given) > 1:
-            raise Invalid([FieldError(name[:100], "given_twice")])
+            raise Invalid([FieldError(shown(name)[:100], "given_twice")])
         values[name] = given[0]
     try:
         query: Mapping[str, Any] = _instance(schema).load(values)

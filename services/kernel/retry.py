@@ -4,6 +4,7 @@ Pure: both consumers (nameko handlers, the batch aggregator) publish what :func:
 exchange with a confirm, and only then acknowledge the original.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -35,7 +36,14 @@ def attempt_of(headers: Mapping[str, Any] | None) -> int:
 
 def step(consumer: str, event: Event, headers: Mapping[str, Any] | None, reason: str, *, final: bool = False) -> Step:
     """The next step of one event; ``final`` for what no repetition can mend (malformed, unknown version)."""
-    return _step(consumer, envelope.dump(event), envelope.CONTENT_TYPE, headers, reason, final=final)
+    return _step(consumer, _body(event), envelope.CONTENT_TYPE, headers, reason, final=final)
+
+
+def _body(event: Event) -> bytes:
+    try:
+        return envelope.dump(event)
+    except ValueError:  # a lone surrogate or 1e999: the reason why it is parked, and no reason not to
+        return json.dumps(event).encode()
 
 
 def step_raw(consumer: str, body: bytes, content_type: str, reason: str) -> Step:

@@ -96,17 +96,26 @@ class _Environment:
 
     def number(self, name: str, default: int, most: int) -> int:
         value = self.text(name, str(default))
-        if not (value.isascii() and value.isdecimal() and 0 < int(value) <= most):
+        if not (value.isascii() and value.isdecimal() and len(value) <= len(str(most)) and 0 < int(value) <= most):
             raise SettingError(f"ESTATION_{name}", f"a number from 1 to {most} is needed")
         return int(value)
 
     def url(self, name: str, default: str, *schemes: str) -> str:
         value = self.text(name, default)
-        if urlsplit(value).scheme not in schemes:
-            raise SettingError(f"ESTATION_{name}", f"a URL is needed that begins with {' or '.join(schemes)}")
+        if not _is_url(value, schemes):
+            raise SettingError(f"ESTATION_{name}", f"{' or '.join(schemes)}://<host>... is needed")
         return value
 
     def demand(self, *names: str) -> None:
         for name in names:
             if not self.text(name, ""):
                 raise SettingError(f"ESTATION_{name}", "must be given in production mode")
+
+
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(text)
+        several_hosts = "," in parts.netloc  # MongoDB's own way, with a port each
+        return parts.scheme in schemes and bool(parts.hostname) and (several_hosts or parts.port != 0)
+    except ValueError:  # an unclosed bracket, a port that is none
+        return False

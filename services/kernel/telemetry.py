@@ -11,10 +11,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.exposition import choose_encoder
 
 from services.kernel import logging
+from services.kernel.settings import SettingError
 
 _TRACEPARENT: Final = re.compile(r"^00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})$")
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_LONG_SECONDS: Final = (0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300, 3600, 86400, 604800)
 
 REQUESTS = Histogram(
     "estation_http_request_seconds",
@@ -37,20 +37,12 @@ RELAY_FAULTS = Counter("estation_relay_faults", "Publishing that failed and will
 RELAY_ACTIVE = Gauge("estation_relay_active", "1 while this process holds the relay's lease", ["service"])
 CONSUMED = Counter("estation_consumed_events", "Events by outcome", ["service", "outcome"])
 PARKED = Counter("estation_parked_events", "Events parked in the dead-letter queue, by reason", ["service", "reason"])
-RECORDED_TO_VISIBLE = Histogram(
-    "estation_recorded_to_visible_seconds", "From the service's write to the committed figure", buckets=_LONG_SECONDS
-)
-CAPTURED_TO_VISIBLE = Histogram(
-    "estation_captured_to_visible_seconds",
-    "From the fact, maybe offline, to the committed figure",
-    buckets=_LONG_SECONDS,
-)
 
 
 def continued(traceparent: str | None) -> str:
     """The traceparent of our own span: the caller's trace where it sent a valid one, else a new trace."""
     span = secrets.token_hex(8)
-    found = _TRACEPARENT.match(traceparent or "")
+    found = _TRACEPARENT.fullmatch(traceparent or "")
     if found:
         return f"00-{found[1]}-{span}-{found[2]}"
     return f"00-{secrets.token_hex(16)}-{span}-00"
@@ -102,7 +94,11 @@ def _attempt(observe: Callable[[], None]) -> None:
 def serve_ops(
     host: str, port: int, readiness: Readiness, registry: CollectorRegistry = REGISTRY
 ) -> ThreadingHTTPServer:
-    """Starts ``/livez``, ``/readyz`` and ``/metrics`` on a listener of their own, in the background."""
+    """Starts ``/livez``, ``/readyz`` and ``/metrics`` on a listener of their own, in the background.
+
+    Raises:
+        SettingError: the port is taken.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -140,6 +136,9 @@ def serve_ops(
         def handle_error(self, *_args: Any) -> None:
             logging.get().debug("ops_connection_broken")
 
-    server = Server((host, port), Handler)
+    try:
+        server = Server((host, port), Handler)
+    except OSError as error:
+        raise SettingError("ESTATION_OPS_PORT", f"{port} on {host} cannot be listened on, {error.strerror}") from None
     threading.Thread(target=server.serve_forever, name="ops", daemon=True).start()
     return server

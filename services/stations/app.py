@@ -2,7 +2,7 @@
 
 import threading
 import time
-from datetime import datetime
+from dataclasses import replace
 
 from pymongo.database import Database
 
@@ -16,7 +16,6 @@ from services.kernel.settings import Settings
 from services.stations import handlers, rules, schemas
 from services.stations.store import Store
 
-KEY_PREFIX = "esd_"
 CACHE_SECONDS = 15.0
 """How long a device's key is believed without a look: revocation takes effect within a minute."""
 CACHE_MAX = 20_000
@@ -36,13 +35,14 @@ class StationsApp(BaseApp):
         self._lock = threading.Lock()
 
     def authenticate(self, token: str) -> Actor:
-        """The device behind a key, or the person behind a token.
+        """The device behind a key, or the person behind a token, who is never a device.
 
         Raises:
             Unauthenticated: for any reason.
         """
-        if not token.startswith(KEY_PREFIX):
-            return self.tokens.verify(token)
+        if not token.startswith(handlers.KEY_PREFIX):
+            person = self.tokens.verify(token)
+            return replace(person, roles=person.roles - rules.DEVICES)
         digest = auth.digest(token)
         known = self._known.get(digest)
         if known is not None and time.monotonic() < known[1]:
@@ -55,20 +55,18 @@ class StationsApp(BaseApp):
         return actor
 
     def _device(self, token: str) -> Actor:
-        id_, _, secret = token.removeprefix(KEY_PREFIX).partition(".")
+        id_, _, secret = token.removeprefix(handlers.KEY_PREFIX).partition(".")
         found = self.store.device_for_key(id_) if is_uuid(id_) else None
         if found is None or found[0]["state"] == rules.REVOKED or not auth.matches(secret, found[0]["keys"]):
             self._known.pop(auth.digest(token), None)
             raise Unauthenticated
         device, station = found
-        return Actor(
+        actor = Actor(
             id=device["_id"],
             kind=DEVICE,
             roles=rules.DEVICES,
             scope=device["county"],
             attributes=handlers.device_view(device, station),
         )
-
-    def act(self, actor: Actor, now: datetime, trace: str) -> handlers.Act:
-        """Who does it, when, in whose trace."""
-        return handlers.Act(actor, now, trace)
+        handlers.hear_device(self.store, handlers.Act(actor, self.clock(), trace=""), device)
+        return actor

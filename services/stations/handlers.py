@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, Final
 
 from marshmallow import ValidationError
@@ -32,6 +32,7 @@ from services.stations.models import Checkin, Device, Fault, Station, Supply
 from services.stations.store import Store
 
 DEVICE_KEYS: Final = 2
+KEY_PREFIX: Final = "esd_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ def propose_station(
         "_id": ids.new(),
         "state": rules.PROPOSED,
         "state_since": act.now,
+        "history": [{"state": rules.PROPOSED, "since": act.now}],
         "facilities": [{"kind": kind, "since": act.today} for kind in station["facilities"]],
     }
     return store.create(Station, document, act.write("station.propose", after=station), idempotency)
@@ -101,7 +103,11 @@ def move_station(store: Store, act: Act, id_: str, move: str, reason: str) -> Do
         state = rules.decide_station_move(current["state"], move)
         if state is None:
             raise Conflict("wrong_state", state=current["state"])
-        changes: dict[str, Any] = {"state": state, "state_since": act.now}
+        changes: dict[str, Any] = {
+            "state": state,
+            "state_since": act.now,
+            "history": [*current["history"], {"state": state, "since": act.now}],
+        }
         if move == "open":  # what it offers, it offers from this day on
             changes["facilities"] = [{**facility, "since": act.today} for facility in current["facilities"]]
         write = act.write(
@@ -183,6 +189,15 @@ def _refuse_closed(station: Document) -> None:
         raise Conflict("wrong_state", state=rules.CLOSED)
 
 
+def is_open(station: Document, now: datetime) -> bool:
+    """Whether the hours of a station that is in service say that it is open."""
+    return rules.serves_at(now.astimezone(clock.SHANGHAI).time(), *_hours(station))
+
+
+def _hours(station: Document) -> tuple[time, time]:
+    return time.fromisoformat(station["opens"]), time.fromisoformat(station["closes"])
+
+
 # Devices
 
 
@@ -211,7 +226,7 @@ def enroll_device(
 
 def device_key(id_: str, secret: str) -> str:
     """What a device sends as its bearer credential."""
-    return f"esd_{id_}.{secret}"
+    return f"{KEY_PREFIX}{id_}.{secret}"
 
 
 def rotate_device_key(store: Store, act: Act, id_: str) -> tuple[Document, str]:
@@ -244,23 +259,32 @@ def revoke_device(store: Store, act: Act, id_: str, reason: str) -> Document:
     return settle(attempt)
 
 
+def hear_device(store: Store, act: Act, device: Document) -> None:
+    """Notes that a device was heard of; the first contact makes it active."""
+    if device["state"] != rules.ENROLLED:
+        store.hear(device["_id"], act.now)
+        return
+    write = act.write(
+        "device.activate", before={"state": rules.ENROLLED}, after={"state": rules.ACTIVE}, reason="first contact"
+    )
+    try:
+        store.change(Device, device, write, state=rules.ACTIVE, last_seen=act.now)
+    except Stale:
+        store.hear(device["_id"], act.now)  # activated by another request, or revoked meanwhile
+
+
 def beat(store: Store, act: Act, unsent: int, sent_at: datetime | None) -> None:
-    """Notes a device's sign of life."""
-    offset = act.now - sent_at if sent_at else timedelta()
-    store.beat(act.actor.id, act.now, unsent, round(offset.total_seconds() * 1000))
+    """Notes a device's sign of life: how many rows it still holds, and what its clock lacks."""
+    store.hear(act.actor.id, act.now, unsent=unsent, offset_ms=_milliseconds(_clock_offset(act, sent_at)))
 
 
 def note_silences(store: Store, now: datetime, trace: str) -> int:
     """Says of each device that fell silent while its station serves, once until it is heard of again."""
-    devices = store.silent_devices(now - rules.SILENT_AFTER)
-    stations = store.stations_of(devices)
     act = Act(auth.system("silence watch"), now, trace)
-    local = now.astimezone(clock.SHANGHAI).time()
+    local = now.astimezone(clock.SHANGHAI)
     said = 0
-    for device in devices:
-        station = stations[device["station"]]
-        opens, closes = (datetime.strptime(station[name], "%H:%M").time() for name in ("opens", "closes"))  # noqa: DTZ007
-        if station["state"] != rules.ACTIVE or not rules.serves_at(local, opens, closes):
+    for device, station in store.quiet_devices(now - rules.SILENT_AFTER):
+        if not rules.is_silent(max(device["last_seen"], station["state_since"]), local, *_hours(station)):
             continue
         silent_seconds = int((now - device["last_seen"]).total_seconds())
         emit = Emit(HeartbeatMissedV1, {"day": act.today, "station": station["_id"], "silent_seconds": silent_seconds})
@@ -268,7 +292,7 @@ def note_silences(store: Store, now: datetime, trace: str) -> int:
             store.change(Device, device, act.write("device.silent", emit), silent=True)
             said += 1
         except Stale:
-            continue  # it has just been changed; the next round looks again
+            continue  # it has just been heard of, or changed: the next round looks again
     return said
 
 
@@ -283,14 +307,16 @@ def record_checkins(
     sent_at: datetime | None,
     load: Callable[[Any], Mapping[str, Any]],
     *,
-    imported: bool = False,
+    import_reason: str = "",
 ) -> list[dict[str, Any]]:
     """Judges and stores a batch; one result a row, in the order of the rows.
 
-    ``device``: id, station, county, enrolled_at, station_state, state_since. ``load`` turns a raw row into its
-    fields or raises ValidationError. An identical row sent again gets the first answer; nothing is dropped in silence.
+    ``device``: id, station, county, enrolled_at, history (of its station, maybe seconds old). ``load`` turns a raw
+    row into its fields or raises ValidationError. An identical row sent again gets the first answer; nothing is
+    dropped in silence. With ``import_reason`` it is an officer who brings them in, and all of them wait.
     """
-    offset = act.now - sent_at if sent_at else timedelta()
+    offset = _clock_offset(act, sent_at)
+    serving = _Serving(store, device)
     results: list[dict[str, Any] | None] = []
     documents: list[Document] = []
     for raw in rows:
@@ -302,14 +328,42 @@ def record_checkins(
         if row.get("station", device["station"]) != device["station"]:
             results.append(_result(row["id"], rules.REJECTED, "unknown_station"))
             continue
-        documents.append(_checkin(act, device, row, offset, imported=imported))
+        served = serving.at(row["captured_at"])
+        documents.append(_checkin(act, device, row, offset, served=served, import_reason=import_reason))
         results.append(None)
     earlier = iter(zip(documents, store.insert_checkins(documents), strict=True))
     return [result or _answer(*next(earlier)) for result in results]
 
 
+class _Serving:
+    """When a device's station served. A no is final for the check-in, so it is never said from a cached history."""
+
+    def __init__(self, store: Store, device: Mapping[str, Any]) -> None:
+        self._store, self._station, self._history = store, device["station"], device["history"]
+        self._fresh = False
+
+    def at(self, instant: datetime) -> bool:
+        if not self._fresh and not rules.served_at(self._history, instant):
+            self._history, self._fresh = self._store.station_history(self._station), True
+        return rules.served_at(self._history, instant)
+
+
+def _clock_offset(act: Act, sent_at: datetime | None) -> timedelta:
+    return act.now - sent_at if sent_at else timedelta()
+
+
+def _milliseconds(span: timedelta) -> int:
+    return round(span.total_seconds() * 1000)
+
+
 def _checkin(
-    act: Act, device: Mapping[str, Any], row: Mapping[str, Any], offset: timedelta, *, imported: bool
+    act: Act,
+    device: Mapping[str, Any],
+    row: Mapping[str, Any],
+    offset: timedelta,
+    *,
+    served: bool,
+    import_reason: str,
 ) -> Document:
     captured_at = clock.milliseconds(row["captured_at"])
     reasons = rules.judge(
@@ -317,11 +371,10 @@ def _checkin(
         act.now,
         clock_offset=offset,
         enrolled_at=device["enrolled_at"],
-        station_state=device["station_state"],
-        state_since=device["state_since"],
-        imported=imported,
+        served=served,
+        imported=bool(import_reason),
     )
-    return {
+    document = {
         "_id": ids.derived(device["id"], row["id"]),
         "client_id": row["id"],
         "device": device["id"],
@@ -332,7 +385,7 @@ def _checkin(
         "captured_at": captured_at,
         "received_at": act.now,
         "recorded_at": act.now,
-        "offset_ms": round(offset.total_seconds() * 1000),
+        "offset_ms": _milliseconds(offset),
         "day": clock.day(captured_at),
         "status": rules.QUARANTINED if reasons else rules.ACCEPTED,
         "reasons": list(map(str, reasons)),
@@ -341,6 +394,9 @@ def _checkin(
         "seq": 1,
         "open": True,
     }
+    if import_reason:  # else it is its own audit row: its device is the actor
+        document["audit"] = [audit.row(act.actor, "checkin.import", at=act.now, reason=import_reason)]
+    return document
 
 
 def _answer(sent: Document, stored: Document | None) -> dict[str, Any]:
@@ -368,12 +424,13 @@ def import_checkins(
     act: Act,
     device_id: str,
     rows: Sequence[Any],
+    reason: str,
     load: Callable[[Any], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """What a revoked or broken device still held, brought in by an officer: all of it quarantined."""
     device = store.get(Device, device_id, act.actor)
     station = store.get(Station, device["station"], act.actor)
-    return record_checkins(store, act, device_view(device, station), rows, None, load, imported=True)
+    return record_checkins(store, act, device_view(device, station), rows, None, load, import_reason=reason)
 
 
 def device_view(device: Document, station: Document) -> dict[str, Any]:
@@ -383,8 +440,7 @@ def device_view(device: Document, station: Document) -> dict[str, Any]:
         "station": device["station"],
         "county": device["county"],
         "enrolled_at": device["enrolled_at"],
-        "station_state": station["state"],
-        "state_since": station["state_since"],
+        "history": station["history"],
     }
 
 
@@ -402,6 +458,8 @@ def approve_checkin(store: Store, act: Act, id_: str, reason: str, captured_at: 
         happened = clock.milliseconds(captured_at or rules.corrected(current["captured_at"], offset))
         if happened > act.now:
             raise Invalid([FieldError("captured_at", "in_the_future")])
+        if happened < rules.EARLIEST:  # a clock that lost its battery; the officer has to say when it was
+            raise Invalid([FieldError("captured_at", "out_of_range")])
         day = clock.day(happened)
         emit = Emit(
             CheckinApprovedV1,
@@ -458,16 +516,19 @@ def void_checkin(store: Store, act: Act, id_: str, reason: str) -> Document:
 
 
 def report_fault(
-    store: Store, act: Act, station_id: str, fault: Mapping[str, Any], idempotency: Idempotency | None
+    store: Store, act: Act, own: str | None, fault: Mapping[str, Any], idempotency: Idempotency | None
 ) -> tuple[Document, bool]:
-    """Notes that something at a station is broken."""
-    station = store.get(Station, station_id, act.actor)
+    """Notes that something at a station is broken: at the device's ``own``, or at the one that a person names."""
+    id_ = own or fault.get("station")
+    if id_ is None:
+        raise Invalid([FieldError("station", "required")])
+    station = store.get(Station, id_, act.actor)
     document = {
         "_id": ids.new(),
         "station": station["_id"],
         "county": station["county"],
         "kind": fault["kind"],
-        "note": fault.get("note", ""),
+        "note": fault["note"],
         "state": rules.OPEN,
         "reported_at": act.now,
     }

@@ -32,6 +32,13 @@ class FacilitySince(EmbeddedDocument):
     since = StringField(required=True)
 
 
+class StateSince(EmbeddedDocument):
+    """A state of a station and when it came to it."""
+
+    state = StringField(required=True, choices=list(rules.STATION_STATES))
+    since = DateTimeField(required=True)
+
+
 class Station(Document):
     """A place where anyone may rest and drink."""
 
@@ -42,6 +49,7 @@ class Station(Document):
     address = StringField(required=True, max_length=120)
     state = StringField(required=True, choices=list(rules.STATION_STATES))
     state_since = DateTimeField(required=True)
+    history = EmbeddedDocumentListField(StateSince, required=True)
     facilities = EmbeddedDocumentListField(FacilitySince)
     opens = StringField(required=True)
     closes = StringField(required=True)
@@ -56,11 +64,12 @@ class Device(Document):
     station = StringField(required=True)
     county = StringField(required=True, choices=list(REPORTING_UNITS))
     label = StringField(required=True, max_length=60)
-    state = StringField(required=True, choices=[rules.ENROLLED, rules.ACTIVE, rules.REVOKED])
+    state = StringField(required=True, choices=list(rules.DEVICE_STATES))
     enrolled_at = DateTimeField(required=True)
     keys = ListField(StringField())
     last_seen = DateTimeField()
     unsent = IntField()
+    offset_ms = IntField()
     silent = BooleanField(default=False)
 
 
@@ -90,7 +99,7 @@ class Checkin(Document):
     received_at = DateTimeField(required=True)
     offset_ms = IntField(required=True)
     day = StringField(required=True)
-    status = StringField(required=True)
+    status = StringField(required=True, choices=list(rules.CHECKIN_STATES))
     reasons = ListField(StringField(choices=list(map(str, QuarantineReason))))
 
 
@@ -103,7 +112,7 @@ class Fault(Document):
     county = StringField(required=True, choices=list(REPORTING_UNITS))
     kind = StringField(required=True, choices=list(map(str, FaultKind)))
     note = StringField(max_length=200)
-    state = StringField(required=True, choices=[rules.OPEN, rules.CLEARED])
+    state = StringField(required=True, choices=list(rules.FAULT_STATES))
     reported_at = DateTimeField(required=True)
 
 

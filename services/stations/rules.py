@@ -1,7 +1,8 @@
 """Pure decisions about stations, devices and check-ins: no I/O, no framework."""
 
-from datetime import datetime, time, timedelta
-from typing import Final
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, time, timedelta
+from typing import Any, Final
 
 from contracts.codes import QuarantineReason
 
@@ -23,15 +24,21 @@ STATION_MOVES: Final = ("open", "suspend", "resume", "close")
 
 ENROLLED, REVOKED = "enrolled", "revoked"
 """A device is ``enrolled`` until its first contact makes it ``active``."""
+DEVICE_STATES: Final = (ENROLLED, ACTIVE, REVOKED)
 
 ACCEPTED, QUARANTINED, APPROVED, VOIDED, REJECTED = "accepted", "quarantined", "approved", "voided", "rejected"
+"""What is rejected is not kept: its sender has the answer."""
+CHECKIN_STATES: Final = (ACCEPTED, QUARANTINED, APPROVED, VOIDED)
 COUNTED: Final = (ACCEPTED, APPROVED)
 
 OPEN, CLEARED = "open", "cleared"
+FAULT_STATES: Final = (OPEN, CLEARED)
 
 FUTURE_TOLERANCE: Final = timedelta(minutes=5)
 AGE_MAX: Final = timedelta(days=30)
 CLOCK_TOLERANCE: Final = timedelta(minutes=10)
+EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""No check-in counts before it: what lies there is a clock that was never set."""
 SILENT_AFTER: Final = timedelta(minutes=15)
 """Three missed heartbeats of five minutes."""
 
@@ -41,20 +48,31 @@ def decide_station_move(state: str, move: str) -> str | None:
     return _STATION_MOVES.get((move, state))
 
 
+def served_at(history: Sequence[Mapping[str, Any]], instant: datetime) -> bool:
+    """Whether a station served at an instant, by its ``history`` of states (``state``, ``since``), oldest first.
+
+    A clock that is slow within the tolerance does not put the first guests before the opening.
+    """
+    return ACTIVE in (_state_at(history, instant), _state_at(history, instant + FUTURE_TOLERANCE))
+
+
+def _state_at(history: Sequence[Mapping[str, Any]], instant: datetime) -> str | None:
+    return next((entry["state"] for entry in reversed(history) if entry["since"] <= instant), None)
+
+
 def judge(
     captured_at: datetime,
     received_at: datetime,
     *,
     clock_offset: timedelta,
     enrolled_at: datetime,
-    station_state: str,
-    state_since: datetime,
+    served: bool,
     imported: bool = False,
 ) -> tuple[QuarantineReason, ...]:
     """Why a check-in must wait for an officer; nothing: it counts at once.
 
-    ``clock_offset`` is what the device's clock lacks (received minus sent). What happened before its station
-    stopped serving still counts.
+    ``clock_offset`` is what the device's clock lacks (received minus sent). ``served``: whether the station served
+    when the check-in was captured, whatever it has done since.
     """
     reasons = []
     if imported:
@@ -67,7 +85,7 @@ def judge(
         reasons.append(QuarantineReason.BEFORE_ENROLMENT)
     if abs(clock_offset) > CLOCK_TOLERANCE:
         reasons.append(QuarantineReason.CLOCK_OFF)
-    if station_state != ACTIVE and captured_at >= state_since:
+    if not served:
         reasons.append(QuarantineReason.STATION_NOT_ACTIVE)
     return tuple(reasons)
 
@@ -88,6 +106,17 @@ def serves_at(local: time, opens: time, closes: time) -> bool:
     return local >= opens or local < closes
 
 
-def is_silent(last_seen: datetime, now: datetime) -> bool:
-    """Whether a device has missed three heartbeats."""
-    return now - last_seen > SILENT_AFTER
+def is_silent(last_seen: datetime, now: datetime, opens: time, closes: time) -> bool:
+    """Whether a device has missed three heartbeats of its station's hours; ``now`` is local time.
+
+    Outside the hours it may be switched off: its silence begins with the opening.
+    """
+    if not serves_at(now.time(), opens, closes):
+        return False
+    awaited_since = last_seen if opens == closes else max(last_seen, _last(opens, now))
+    return now - awaited_since > SILENT_AFTER
+
+
+def _last(moment: time, now: datetime) -> datetime:
+    today = now.replace(hour=moment.hour, minute=moment.minute, second=0, microsecond=0)
+    return today if today <= now else today - timedelta(days=1)

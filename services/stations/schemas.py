@@ -1,20 +1,21 @@
 """Shapes of HTTP input and output of the stations service; separate for in and out."""
 
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Final
 
-from marshmallow import fields, validate
+from marshmallow import ValidationError, fields, validate, validates_schema
 
-from contracts.codes import REPORTING_UNITS, Facility, FaultKind, ServiceKind
+from contracts.codes import REPORTING_UNITS, Facility, FaultKind, QuarantineReason, ServiceKind
 from contracts.events.stations import PEOPLE_MAX
-from services.kernel.errors import BadRequest
 from services.kernel.fields import In, Instant, Out, choice, clock_time, day, number, text, unique, uuid_text
-from services.kernel.http import Page
+from services.kernel.http import Page, ReadQuery
 from services.kernel.messages import Message
 from services.stations import rules
 
 BATCH_MAX: Final = 500
 BATCH_BYTES: Final = 256 * 1024
+COUNTED_DAYS_MAX: Final = 366
 
 MESSAGES: Final = {
     "wrong_state": Message("当前状态为 {state},不能这样办理。", "Not possible in the present state, {state}."),
@@ -23,16 +24,30 @@ MESSAGES: Final = {
     "unknown_station": Message("没有这个驿站,或设备不属于它。", "No such station, or not this device's."),
     "content_changed": Message("同一编号的签到内容不一致。", "This id was sent before with other content."),
     "in_the_future": Message("不能晚于现在。", "Lies in the future."),
+    "not_a_number": Message("应为数值。", "A number is needed."),
     "not_a_uuid": Message("应为 UUID。", "A UUID is needed."),
     "given_twice": Message("重复填写。", "Given twice."),
 }
 
 
+def _id(**kwargs: Any) -> fields.String:
+    return fields.String(validate=uuid_text, metadata={"format": "uuid"}, **kwargs)
+
+
+class _Degrees(fields.Float):
+    """A JSON number; marshmallow alone takes "12.5" for one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if isinstance(value, str):
+            raise ValidationError("not_a_number")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class Position(In):
     """WGS 84."""
 
-    lat = fields.Float(required=True, validate=validate.Range(-90, 90, error="out_of_range"))
-    lon = fields.Float(required=True, validate=validate.Range(-180, 180, error="out_of_range"))
+    lat = _Degrees(required=True, validate=validate.Range(-90, 90, error="out_of_range"))
+    lon = _Degrees(required=True, validate=validate.Range(-180, 180, error="out_of_range"))
 
 
 class StationIn(In):
@@ -42,7 +57,10 @@ class StationIn(In):
     name = text(2, 60, required=True)
     address = text(2, 120, required=True)
     facilities = fields.List(
-        choice(Facility), required=True, validate=[validate.Length(max=len(Facility), error="out_of_range"), unique]
+        choice(Facility),
+        required=True,
+        validate=[validate.Length(max=len(Facility), error="out_of_range"), unique],
+        metadata={"uniqueItems": True},
     )
     opens = clock_time(load_default="08:00")
     closes = clock_time(load_default="20:00")
@@ -74,27 +92,33 @@ class FacilityIn(In):
 class FacilityOut(Out):
     """A facility and since when."""
 
-    kind = fields.String(required=True)
-    since = fields.String(required=True)
+    kind = choice(Facility, required=True)
+    since = day(required=True)
 
 
-class PublicStationOut(Out):
-    """What anyone may know of a station."""
+class PlaceOut(Out):
+    """What there is to know of a station for those who look for one."""
 
-    id = fields.String(attribute="_id", required=True)
-    county = fields.String(required=True)
+    id = _id(attribute="_id", required=True)
+    county = choice(REPORTING_UNITS, required=True)
     name = fields.String(required=True)
     address = fields.String(required=True)
     facilities = fields.List(fields.Nested(FacilityOut), required=True)
-    opens = fields.String(required=True)
-    closes = fields.String(required=True)
-    position = fields.Dict(keys=fields.String(), values=fields.Float(), required=True, allow_none=True)
+    opens = clock_time(required=True)
+    closes = clock_time(required=True)
+    position = fields.Nested(Position, required=True, allow_none=True)
 
 
-class StationOut(PublicStationOut):
+class PublicStationOut(PlaceOut):
+    """A station in service as anyone may see it; ``open_now`` by its hours, Asia/Shanghai."""
+
+    open_now = fields.Boolean(required=True)
+
+
+class StationOut(PlaceOut):
     """A station as its officers see it."""
 
-    state = fields.String(required=True)
+    state = choice(rules.STATION_STATES, required=True)
     state_since = fields.AwareDateTime(required=True)
     rev = fields.Integer(required=True)
 
@@ -122,14 +146,14 @@ class DeviceIn(In):
 class DeviceOut(Out):
     """A device; never its keys."""
 
-    id = fields.String(attribute="_id", required=True)
-    station = fields.String(required=True)
-    county = fields.String(required=True)
+    id = _id(attribute="_id", required=True)
+    station = _id(required=True)
+    county = choice(REPORTING_UNITS, required=True)
     label = fields.String(required=True)
-    state = fields.String(required=True)
+    state = choice(rules.DEVICE_STATES, required=True)
     enrolled_at = fields.AwareDateTime(required=True)
-    last_seen = fields.AwareDateTime(allow_none=True)
-    unsent = fields.Integer(allow_none=True)
+    last_seen = fields.AwareDateTime(metadata={"description": "Absent before the first contact"})
+    unsent = fields.Integer(metadata={"description": "Rows that it still held at its last heartbeat"})
     silent = fields.Boolean(required=True)
     rev = fields.Integer(required=True)
 
@@ -137,49 +161,62 @@ class DeviceOut(Out):
 class DeviceKeyOut(DeviceOut):
     """A device with its key, which is shown once; null where the same request was answered before."""
 
-    key = fields.String(required=True, allow_none=True)
+    key = fields.String(required=True, allow_none=True, metadata={"examples": ["esd_<device>.<secret>", None]})
 
 
 class CheckinRow(In):
     """One check-in as a device captured it."""
 
-    id = fields.String(required=True, validate=uuid_text, metadata={"format": "uuid"})
-    captured_at = Instant(required=True)
+    class Meta(In.Meta):
+        """Shown in the OpenAPI document."""
+
+        description = "One check-in as a device captured it; `id` is the device's own, and the same when sent again"
+
+    id = _id(required=True)
+    captured_at = Instant(required=True, metadata={"examples": ["2025-07-16T09:30:00+08:00"]})
     kind = choice(ServiceKind, required=True)
     people = number(1, PEOPLE_MAX, required=True)
-    station = fields.String(validate=uuid_text, metadata={"format": "uuid"})
+    station = _id()
+
+
+class _Unread(fields.Nested):
+    """Documented as what it nests, let through as it is: :func:`load_row` judges each row alone."""
+
+    def deserialize(self, value: Any, attr: str | None = None, data: Any = None, **kwargs: Any) -> Any:
+        del attr, data, kwargs
+        return value
+
+
+def _rows() -> fields.List[Any]:
+    return fields.List(_Unread(CheckinRow), required=True, validate=validate.Length(1, BATCH_MAX, error="out_of_range"))
 
 
 class CheckinBatchIn(In):
     """1 to 500 check-ins; each row is judged alone, so rows are not checked here (see CheckinRow)."""
 
     sent_at = Instant(metadata={"description": "The device's clock when sending; finds a clock that is off"})
-    items = fields.List(
-        fields.Raw(metadata={"$ref": "#/components/schemas/CheckinRow"}),
-        required=True,
-        validate=validate.Length(1, BATCH_MAX, error="out_of_range"),
-    )
+    items = _rows()
 
 
 class CheckinImportIn(In):
     """What a device still held, brought in by an officer."""
 
-    device = fields.String(required=True, validate=uuid_text)
-    items = fields.List(
-        fields.Raw(metadata={"$ref": "#/components/schemas/CheckinRow"}),
-        required=True,
-        validate=validate.Length(1, BATCH_MAX, error="out_of_range"),
-    )
+    device = _id(required=True)
+    reason = text(2, 200, required=True)
+    items = _rows()
 
 
 class CheckinResult(Out):
     """What became of one row; ``final``: sending it again changes nothing."""
 
-    id = fields.String(required=True, allow_none=True)
+    id = _id(required=True, allow_none=True)
     status = choice((rules.ACCEPTED, rules.QUARANTINED, rules.REJECTED), required=True)
-    code = fields.String(required=True)
+    code = fields.String(
+        required=True,
+        metadata={"description": "recorded, the first reason to wait, or what is wrong", "examples": ["recorded"]},
+    )
     final = fields.Boolean(required=True)
-    field = fields.String()
+    field = fields.String(metadata={"description": "The field that a rejection is about"})
 
 
 class CheckinBatchOut(Out):
@@ -192,18 +229,20 @@ class CheckinBatchOut(Out):
 class CheckinOut(Out):
     """A check-in as officers see it."""
 
-    id = fields.String(attribute="_id", required=True)
-    device = fields.String(required=True)
-    station = fields.String(required=True)
-    county = fields.String(required=True)
-    kind = fields.String(required=True)
+    id = _id(attribute="_id", required=True)
+    device = _id(required=True)
+    station = _id(required=True)
+    county = choice(REPORTING_UNITS, required=True)
+    kind = choice(ServiceKind, required=True)
     people = fields.Integer(required=True)
     captured_at = fields.AwareDateTime(required=True)
     received_at = fields.AwareDateTime(required=True)
-    offset_ms = fields.Integer(required=True)
-    day = fields.String(required=True)
-    status = fields.String(required=True)
-    reasons = fields.List(fields.String(), required=True)
+    offset_ms = fields.Integer(
+        required=True, metadata={"description": "What the device's clock lacked when it sent, in milliseconds"}
+    )
+    day = fields.String(required=True, metadata={"format": "date", "description": "The day it counts on"})
+    status = choice(rules.CHECKIN_STATES, required=True)
+    reasons = fields.List(choice(QuarantineReason), required=True)
     rev = fields.Integer(required=True)
 
 
@@ -223,20 +262,20 @@ class HeartbeatIn(In):
 class FaultIn(In):
     """A fault; a device reports for its own station, people name it."""
 
-    station = fields.String(validate=uuid_text)
+    station = _id()
     kind = choice(FaultKind, required=True)
-    note = text(0, 200)
+    note = text(0, 200, load_default="")
 
 
 class FaultOut(Out):
     """A fault."""
 
-    id = fields.String(attribute="_id", required=True)
-    station = fields.String(required=True)
-    county = fields.String(required=True)
-    kind = fields.String(required=True)
+    id = _id(attribute="_id", required=True)
+    station = _id(required=True)
+    county = choice(REPORTING_UNITS, required=True)
+    kind = choice(FaultKind, required=True)
     note = fields.String(required=True)
-    state = fields.String(required=True)
+    state = choice(rules.FAULT_STATES, required=True)
     reported_at = fields.AwareDateTime(required=True)
     rev = fields.Integer(required=True)
 
@@ -244,14 +283,14 @@ class FaultOut(Out):
 class FaultFilter(Page):
     """Filters of the list of faults."""
 
-    state = choice((rules.OPEN, rules.CLEARED))
-    station = fields.String(validate=uuid_text)
+    state = choice(rules.FAULT_STATES)
+    station = _id()
 
 
 class SupplyIn(In):
     """A stock."""
 
-    station = fields.String(required=True, validate=uuid_text)
+    station = _id(required=True)
     item = text(1, 60, required=True)
     quantity = number(0, 10**6, required=True)
     unit = text(1, 10, required=True)
@@ -268,35 +307,42 @@ class SupplyEdit(In):
 class SupplyOut(Out):
     """A stock."""
 
-    id = fields.String(attribute="_id", required=True)
-    station = fields.String(required=True)
-    county = fields.String(required=True)
+    id = _id(attribute="_id", required=True)
+    station = _id(required=True)
+    county = choice(REPORTING_UNITS, required=True)
     item = fields.String(required=True)
     quantity = fields.Integer(required=True)
     unit = fields.String(required=True)
-    expires_on = fields.String(required=True, allow_none=True)
+    expires_on = day(required=True, allow_none=True)
     rev = fields.Integer(required=True)
 
 
 class SupplyFilter(Page):
     """Filters of the list of supplies."""
 
-    station = fields.String(validate=uuid_text)
+    station = _id()
     expires_before = day()
 
 
-class DayRange(Page):
-    """From one day to another, both included."""
+class DayRange(ReadQuery):
+    """From one day to another, both included; at most a year of them."""
 
     first_day = day(required=True)
     last_day = day(required=True)
+
+    @validates_schema(skip_on_field_errors=True)
+    def refuse_no_range(self, data: Mapping[str, str], **_kwargs: object) -> None:
+        """Raises ValidationError where the days do not follow one another, or are too many."""
+        days = (date.fromisoformat(data["last_day"]) - date.fromisoformat(data["first_day"])).days
+        if not 0 <= days < COUNTED_DAYS_MAX:
+            raise ValidationError("out_of_range", "last_day")
 
 
 class CountOut(Out):
     """What counts on a day in a county."""
 
-    county = fields.String(required=True)
-    day = fields.String(required=True)
+    county = choice(REPORTING_UNITS, required=True)
+    day = fields.String(required=True, metadata={"format": "date"})
     people = fields.Integer(required=True)
     records = fields.Integer(required=True)
 
@@ -305,13 +351,6 @@ class CountsOut(Out):
     """The service's own counts."""
 
     items = fields.List(fields.Nested(CountOut), required=True)
-
-
-def day_range(query: Mapping[str, Any]) -> tuple[str, str]:
-    """Both days, in order."""
-    if query["last_day"] < query["first_day"]:
-        raise BadRequest("bad_request")
-    return query["first_day"], query["last_day"]
 
 
 _ROW: Final = CheckinRow()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.kernel import body, openapi, telemetry
+from services.kernel import body, clock, openapi, telemetry
 from services.kernel.fields import Out, page_of
 from services.kernel.http import Answer, AppProvider, Call, Page, created, endpoint, found
 from services.kernel.mongo import Document, connect_documents
@@ -77,7 +77,7 @@ class StationsService:
     @endpoint(
         "GET",
         f"{BASE}/open",
-        "Stations that serve now, for anyone",
+        "Stations in service, for anyone, and whether they are open now",
         query=schemas.OpenStationFilter,
         answers={200: page_of(schemas.PublicStationOut)},
     )
@@ -88,7 +88,8 @@ class StationsService:
         rows, following = call.app.store.open_stations(
             limit=call.query["limit"], cursor=call.query["cursor"], where=where
         )
-        return Answer({"items": schemas.PublicStationOut(many=True).dump(rows), "next": following})
+        items = [{**row, "open_now": handlers.is_open(row, call.now)} for row in rows]
+        return Answer({"items": schemas.PublicStationOut(many=True).dump(items), "next": following})
 
     @endpoint("GET", f"{BASE}/stations/<id>", "One station", answers={200: schemas.StationOut}, roles=rules.READERS)
     def get_station(self, call: Call) -> Answer:
@@ -247,7 +248,7 @@ class StationsService:
             call.body.get("sent_at"),
             schemas.load_row,
         )
-        return Answer({"received_at": call.now.isoformat(), "results": results})
+        return Answer({"received_at": clock.rfc3339(call.now), "results": results})
 
     @endpoint(
         "POST",
@@ -261,20 +262,21 @@ class StationsService:
     )
     def post_import(self, call: Call) -> Answer:
         results = handlers.import_checkins(
-            call.app.store, act(call), call.body["device"], call.body["items"], schemas.load_row
+            call.app.store, act(call), call.body["device"], call.body["items"], call.body["reason"], schemas.load_row
         )
-        return Answer({"received_at": call.now.isoformat(), "results": results})
+        return Answer({"received_at": clock.rfc3339(call.now), "results": results})
 
     @endpoint(
         "GET",
         f"{BASE}/checkins/quarantine",
-        "Check-ins that wait for an officer",
+        "Check-ins that wait for an officer, those received first at the top",
         query=Page,
         answers={200: page_of(schemas.CheckinOut)},
         roles=rules.READERS,
     )
     def get_quarantine(self, call: Call) -> Answer:
-        return listing(call, Checkin, schemas.CheckinOut, status=rules.QUARANTINED)
+        rows, following = call.app.store.quarantine(call.caller, limit=call.query["limit"], cursor=call.query["cursor"])
+        return Answer({"items": schemas.CheckinOut(many=True).dump(rows), "next": following})
 
     @endpoint("GET", f"{BASE}/checkins/<id>", "One check-in", answers={200: schemas.CheckinOut}, roles=rules.READERS)
     def get_checkin(self, call: Call) -> Answer:
@@ -317,7 +319,7 @@ class StationsService:
         roles=rules.READERS,
     )
     def get_counts(self, call: Call) -> Answer:
-        rows = call.app.store.counts(call.caller, *schemas.day_range(call.query))
+        rows = call.app.store.counts(call.caller, call.query["first_day"], call.query["last_day"])
         return Answer({"items": [{**row.pop("_id"), **row} for row in rows]})
 
     # Faults and supplies
@@ -333,8 +335,9 @@ class StationsService:
         conflicts=(404,),
     )
     def post_faults(self, call: Call) -> Answer:
-        station = call.caller.attributes.get("station") or call.body.get("station", "")
-        fault, _new = handlers.report_fault(call.app.store, act(call), station, call.body, call.idempotency)
+        fault, _new = handlers.report_fault(
+            call.app.store, act(call), call.caller.attributes.get("station"), call.body, call.idempotency
+        )
         return created(schemas.FaultOut().dump(fault), f"{BASE}/faults/{fault['_id']}", fault["rev"])
 
     @endpoint(
@@ -424,7 +427,6 @@ DOCUMENT = body.dumps(
         "E-Station: stations (工会驿站)",
         "Union stations, their devices and the check-ins they post.",
         openapi.endpoints(StationsService),
-        extra=(schemas.CheckinRow,),
     )
 )
 

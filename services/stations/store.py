@@ -3,10 +3,11 @@
 Each function takes the actor and sees only what lies in the actor's district.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from mongoengine import Q
 from pymongo.database import Database
 
 from contracts import envelope
@@ -14,7 +15,7 @@ from contracts.envelope import Event
 from contracts.events.stations import CheckinQuarantinedV1, CheckinRecordedV1
 from services.kernel import clock, outbox
 from services.kernel.auth import Actor
-from services.kernel.errors import NotFound
+from services.kernel.errors import FieldError, Invalid, NotFound
 from services.kernel.mongo import Document, GroupCommit
 from services.kernel.outbox import Idempotency, Write
 from services.stations import rules
@@ -94,19 +95,25 @@ class Store:
         self, model: Model, actor: Actor, *, limit: int, cursor: str, where: Mapping[str, Any]
     ) -> tuple[list[Document], str | None]:
         """Documents in id order after ``cursor`` that meet ``where``, and the next cursor."""
-        query = self._scoped(model, actor).filter(**where)
-        if cursor:
-            query = query.filter(pk__gt=cursor)
-        rows = [dict(row) for row in query.order_by("pk").limit(limit + 1).as_pymongo()]
-        return rows[:limit], rows[limit - 1]["_id"] if len(rows) > limit else None
+        return _page(self._scoped(model, actor).filter(**where), limit, cursor)
 
     def open_stations(self, *, limit: int, cursor: str, where: Mapping[str, Any]) -> tuple[list[Document], str | None]:
-        """What anyone may know: stations that serve now."""
-        query = Station.objects(state=rules.ACTIVE, **where)
+        """What anyone may know: stations in service."""
+        return _page(Station.objects(state=rules.ACTIVE, **where), limit, cursor)
+
+    def quarantine(self, actor: Actor, *, limit: int, cursor: str) -> tuple[list[Document], str | None]:
+        """Check-ins that wait, in the order received: their ids tell no time, and none may slip in behind the cursor.
+
+        Raises:
+            Invalid: not a cursor of ours.
+        """
+        query = self._scoped(Checkin, actor).filter(status=rules.QUARANTINED)
         if cursor:
-            query = query.filter(pk__gt=cursor)
-        rows = [dict(row) for row in query.order_by("pk").limit(limit + 1).as_pymongo()]
-        return rows[:limit], rows[limit - 1]["_id"] if len(rows) > limit else None
+            received_at, id_ = _position(cursor)
+            query = query.filter(Q(received_at__gt=received_at) | Q(received_at=received_at, pk__gt=id_))
+        rows = [dict(row) for row in query.order_by("received_at", "pk").limit(limit + 1).as_pymongo()]
+        last = rows[limit - 1] if len(rows) > limit else None
+        return rows[:limit], f"{clock.rfc3339(last['received_at'])}_{last['_id']}" if last else None
 
     def create(
         self, model: Model, document: Document, write: Write, idempotency: Idempotency | None
@@ -133,23 +140,33 @@ class Store:
         station = Station.objects(pk=device["station"]).as_pymongo().first() if device else None
         return (dict(device), dict(station)) if device and station else None
 
-    def beat(self, device: str, at: datetime, unsent: int, offset_ms: int) -> None:
-        """Notes that a device was heard of; no event, no revision: beats are many."""
-        self.database["devices"].update_one({"_id": device, "state": rules.ENROLLED}, {"$set": {"state": rules.ACTIVE}})
+    def hear(self, device: str, at: datetime, **told: int) -> None:
+        """Notes that a device was heard of, and what it ``told``; no event and no audit row: beats are many.
+
+        The revision rises all the same, so that nobody declares it silent who looked before.
+        """
         self.database["devices"].update_one(
-            {"_id": device},
-            {"$max": {"last_seen": at}, "$set": {"unsent": unsent, "offset_ms": offset_ms, "silent": False}},
+            {"_id": device}, {"$max": {"last_seen": at}, "$set": {**told, "silent": False}, "$inc": {"rev": 1}}
         )
 
-    def silent_devices(self, before: datetime, limit: int = 200) -> list[Document]:
-        """Devices not heard of since ``before`` and not yet known to be silent."""
-        query = Device.objects(silent=False, state=rules.ACTIVE, last_seen__lt=before)
-        return [dict(row) for row in query.order_by("last_seen").limit(limit).as_pymongo()]
+    def quiet_devices(self, before: datetime) -> Iterator[tuple[Document, Document]]:
+        """Devices not heard of since ``before`` and not yet said to be silent, each with its station, which serves."""
+        found = self.database["devices"].aggregate(
+            [
+                {"$match": {"silent": False, "state": rules.ACTIVE, "last_seen": {"$lt": before}}},
+                {"$lookup": {"from": "stations", "localField": "station", "foreignField": "_id", "as": "at"}},
+                {"$unwind": "$at"},
+                {"$match": {"at.state": rules.ACTIVE}},
+            ]
+        )
+        for device in found:
+            station = device.pop("at")
+            yield device, station
 
-    def stations_of(self, devices: Sequence[Document]) -> dict[str, Document]:
-        """The stations of some devices, by id, in one query."""
-        query = Station.objects(pk__in=[device["station"] for device in devices]).as_pymongo()
-        return {row["_id"]: dict(row) for row in query}
+    def station_history(self, id_: str) -> list[Document]:
+        """The states of a station, oldest first."""
+        found = self.database["stations"].find_one({"_id": id_}, {"history": 1})
+        return list(found["history"]) if found else []
 
     def insert_checkins(self, documents: Sequence[Document]) -> list[Document | None]:
         """Inserts check-ins; for each the document that was there before, or None where it is new.
@@ -192,3 +209,18 @@ class Store:
     @staticmethod
     def _scoped(model: Model, actor: Actor) -> Any:
         return model.objects(county__in=list(actor.counties))
+
+
+def _page(query: Any, limit: int, cursor: str) -> tuple[list[Document], str | None]:
+    if cursor:
+        query = query.filter(pk__gt=cursor)
+    rows = [dict(row) for row in query.order_by("pk").limit(limit + 1).as_pymongo()]
+    return rows[:limit], rows[limit - 1]["_id"] if len(rows) > limit else None
+
+
+def _position(cursor: str) -> tuple[datetime, str]:
+    received_at, _, id_ = cursor.partition("_")
+    try:
+        return datetime.fromisoformat(received_at).astimezone(UTC), id_
+    except (ValueError, OverflowError):
+        raise Invalid([FieldError("cursor", "bad_cursor")]) from None

@@ -1,0 +1,227 @@
+"""`estation up` for real: beside whatever else runs, in a folder whose path has a space, killed in every way."""
+
+import contextlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.local import layout, lifecycle, probe, supervision
+from deploy.local.errors import LauncherError
+from deploy.local.layout import OFFSET, PROJECT, Layout
+
+CTRL_C = b"\x03"
+
+
+@dataclass(frozen=True)
+class Launched:
+    """One system under test."""
+
+    place: Layout
+    environ: dict[str, str]
+
+    @property
+    def command(self) -> list[str]:
+        """The launcher, as `make` calls it."""
+        return [sys.executable, "-m", "deploy.cli"]
+
+    def estation(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end."""
+        return subprocess.run(
+            [*self.command, *arguments], env=self.environ, cwd=PROJECT, capture_output=True, text=True, timeout=120
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What `estation status --json` tells."""
+        answer: dict[str, Any] = json.loads(self.estation("status", "--json").stdout)
+        return answer
+
+    def process(self, name: str) -> dict[str, Any]:
+        """One process of the status."""
+        return next(process for process in self.status()["processes"] if process["name"] == name)
+
+    def left(self) -> list[str]:
+        """Programs that still run, supervised or not."""
+        return [orphan.name for orphan in supervision.orphans(self.place)]
+
+
+def await_(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def free_offset() -> int:
+    """An offset at which no port of the table is taken."""
+    for offset in range(2000, 5600, 90):
+        with contextlib.suppress(LauncherError):
+            place = layout.read({OFFSET: str(offset)})
+            for name in place.ports:
+                lifecycle.check_port(place, name)
+            return offset
+    raise AssertionError("no offset with free ports")
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
+    """A system that is up; the tests of this module run in order and leave it up, the last one ends it."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ESTATION_")}
+    environ |= {
+        "ESTATION_VAR": str(tmp_path_factory.mktemp("launcher") / "泰安 e-station 50%" / "var"),
+        OFFSET: str(free_offset()),
+    }
+    made = Launched(layout.read(environ), environ)
+    up = made.estation("up", "--no-seed")
+    try:
+        assert up.returncode == 0, up.stdout + up.stderr
+        assert "background" in up.stdout
+        yield made
+    finally:
+        made.estation("down")
+
+
+def test_up_returns_when_every_part_serves(launched: Launched) -> None:
+    status = launched.status()
+    assert status["ok"], status
+    names = [process["name"] for process in status["processes"]]
+    assert set(names) == {"epmd", "rabbitmq", "mongod", "relay-stations", "aggregator", "stations", "metrics", "caddy"}
+    assert launched.estation("status").returncode == 0
+
+
+def test_a_second_up_changes_nothing_and_says_so(launched: Launched) -> None:
+    before = {process["name"]: process["pid"] for process in launched.status()["processes"]}
+    again = launched.estation("up")
+    assert again.returncode == 0
+    assert "already up" in again.stdout
+    assert {process["name"]: process["pid"] for process in launched.status()["processes"]} == before
+
+
+def test_status_knows_the_ports_whatever_this_shell_says(launched: Launched) -> None:
+    other = Launched(launched.place, {**launched.environ, OFFSET: "0"})
+    assert other.status()["ok"]
+    refused = other.estation("up")
+    assert refused.returncode == 1
+    assert "other settings" in refused.stderr
+
+
+def test_another_system_on_the_same_ports_is_refused_in_one_line(launched: Launched, tmp_path: Path) -> None:
+    other = Launched(launched.place, {**launched.environ, "ESTATION_VAR": str(tmp_path / "var")})
+    refused = other.estation("up")
+    assert refused.returncode == 1
+    assert refused.stderr.count("\n") == 1
+    assert "pid" in refused.stderr
+    assert "ESTATION_EPMD_PORT" in refused.stderr
+    assert launched.status()["ok"]
+
+
+def test_the_edge_shows_no_ops_endpoint_and_caps_bodies(launched: Launched) -> None:
+    edge = f"http://127.0.0.1:{launched.place.ports['edge']}"
+    for path in ("/livez", "/readyz", "/metrics", "/metrics/x"):
+        answer = probe.get(edge + path)
+        assert answer.status == 404
+        assert json.loads(answer.body)["code"] == "not_found"
+    assert probe.get(f"{edge}/api/v1/stations/openapi.json").status == 200
+    sent = subprocess.run(
+        [
+            "curl",
+            "-s",
+            "-H",
+            "Content-Type: application/json",
+            "--data-binary",
+            "@-",
+            f"{edge}/api/v1/stations/checkins?s=3",
+        ],
+        input=b" " * 2_000_000,
+        capture_output=True,
+    )
+    assert json.loads(sent.stdout)["code"] == "too_large"
+    log = (launched.place.log / "caddy.log").read_text()
+    assert "/api/v1/stations/checkins" in log
+    assert "s=3" not in log
+
+
+@pytest.mark.parametrize("name", ["aggregator", "mongod", "caddy"])
+def test_what_is_killed_is_restarted_and_status_tells(launched: Launched, name: str) -> None:
+    before = launched.process(name)
+    os.kill(before["pid"], signal.SIGKILL)
+    await_(lambda: launched.process(name)["pid"] not in (0, before["pid"]))
+    await_(lambda: bool(launched.status()["ok"]))
+    assert launched.process(name)["restarts"] == before["restarts"] + 1
+
+
+def test_a_killed_supervisor_is_told_and_mended_and_ctrl_c_twice_leaves_nothing(launched: Launched) -> None:
+    os.kill(int((launched.place.run / "supervisord.pid").read_text()), signal.SIGKILL)
+    told = launched.estation("status")
+    assert told.returncode == 1
+    assert "8 processes" in told.stdout
+    with terminal([*launched.command, "up", "--no-seed"], launched.environ) as (process, screen):
+        screen.until("Ctrl-C stops everything")
+        assert "lost their supervisor" in screen.text
+        assert launched.status()["ok"]
+        screen.type(CTRL_C)
+        screen.until("caddy stopped")
+        screen.type(CTRL_C)
+        screen.until("E-Station is down.")
+        assert process.wait(30) == 0
+    order = [screen.text.index(f"{name} stopped", screen.text.index("Ctrl-C stops")) for name in STOPPED_IN_ORDER]
+    assert order == sorted(order)
+    assert launched.left() == []
+
+
+STOPPED_IN_ORDER = ("caddy", "stations", "rabbitmq", "epmd")
+
+
+def test_down_when_nothing_runs_says_so(launched: Launched) -> None:
+    assert launched.estation("down").returncode == 0
+    assert "was not up" in launched.estation("down").stdout
+    status = launched.estation("status")
+    assert status.returncode == 1
+    assert "not up" in status.stdout
+    assert not launched.place.runtime.exists()
+
+
+class Screen:
+    """What a terminal shows, and its keyboard."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.text = ""
+
+    def until(self, marker: str) -> None:
+        """Reads on until the marker has come; the test's own time limit ends a vain wait."""
+        while marker not in self.text:
+            try:
+                chunk = os.read(self._descriptor, 4096)
+            except OSError:  # the other side has closed
+                chunk = b""
+            assert chunk, self.text
+            self.text += chunk.decode()
+
+    def type(self, keys: bytes) -> None:
+        """Presses keys."""
+        os.write(self._descriptor, keys)
+
+
+@contextlib.contextmanager
+def terminal(command: list[str], environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Screen]]:
+    """Runs a command as one does by hand: with a terminal whose Ctrl-C reaches it as SIGINT."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *command], env=environ, cwd=PROJECT, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        try:
+            yield process, Screen(ours)
+        finally:
+            process.kill()
+            os.close(ours)
