@@ -9,7 +9,7 @@ BOOTSTRAP = command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) is not here: 
 	"$(PYTHON)" deploy/local/bootstrap.py
 COMPILE = uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header
 
-.PHONY: up down status doctor test check lock
+.PHONY: up down status doctor test check mutants lock
 .DEFAULT_GOAL := up
 
 up:
@@ -29,6 +29,10 @@ check:
 
 test: check
 	$(VENV_PYTHON) -m pytest --cov --cov-report=term
+
+mutants:
+	@$(BOOTSTRAP) dev
+	$(VENV_PYTHON) -m tests.mutants
 
 lock:
 	@command -v uv >/dev/null || { echo "uv is not here: $(PYTHON) -m pip install --user uv" >&2; exit 1; }

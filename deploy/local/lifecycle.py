@@ -185,7 +185,8 @@ def _stop(place: Layout, supervisor: Supervisor) -> None:
 def _stop_stage(supervisor: Supervisor, stage: Stage) -> None:
     started = time.monotonic()
     waiting = {name for name, state in supervisor.states().items() if state.stage == stage and state.state not in ENDED}
-    supervisor.stop(stage)
+    if waiting:
+        supervisor.stop(stage)
     reminded = started
     while waiting:
         states = supervisor.states()

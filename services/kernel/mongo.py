@@ -76,7 +76,7 @@ def end_orphans(client: MongoClient[Document], appname: str) -> int:
 
     Their locks would block the new process for up to a minute.
     """
-    admin = client.admin
+    admin = client.get_database("admin", read_concern=ReadConcern("local"))  # $currentOp takes no other
     orphans = [
         {"id": operation["lsid"]["id"]}
         for operation in admin.aggregate(
@@ -87,7 +87,7 @@ def end_orphans(client: MongoClient[Document], appname: str) -> int:
         )
     ]
     if orphans:
-        admin.command("killSessions", orphans)
+        admin.command("killSessions", orphans, codec_options=client.codec_options)
     return len(orphans)
 
 
@@ -167,34 +167,37 @@ class GroupCommit:
     def _write(self, group: Sequence[_Rider]) -> None:
         documents = [document for rider in group for document in rider.documents]
         known: set[int] = set()
+        broken: set[int] = set()
         error: BaseException | None = None
         try:
             if documents:
                 self._collection.insert_many(documents, ordered=False)
         except BulkWriteError as failure:
-            known, error = _duplicates(failure)
+            known, broken, error = *_faults(failure, len(documents)), failure
         except BaseException as failure:  # noqa: BLE001 (each rider raises it in its own caller)
-            error = failure
-        if error is not None and len(group) > 1 and not is_away(error):
-            for rider in group:  # one caller's unwritable document is not its neighbours' fault
-                self._write([rider])
-            return
+            if len(group) > 1 and isinstance(failure, Exception) and not is_away(failure):
+                # nothing was sent: one caller's unwritable document is not its neighbours' fault
+                for rider in group:
+                    self._write([rider])
+                return
+            broken, error = set(range(len(documents))), failure
         start = 0
         for rider in group:
-            end = start + len(rider.documents)
-            rider.settle([index not in known for index in range(start, end)], error)
-            start = end
+            own = range(start, start + len(rider.documents))
+            rider.settle([index not in known for index in own], None if broken.isdisjoint(own) else error)
+            start = own.stop
 
 
-def _duplicates(failure: BulkWriteError) -> tuple[set[int], BaseException | None]:
-    """Indexes whose ``_id`` was there already; the failure itself where anything else went wrong too."""
+def _faults(failure: BulkWriteError, count: int) -> tuple[set[int], set[int]]:
+    """Indexes of the documents whose ``_id`` was there already, and of those whose outcome is bad or unknown."""
     details = failure.details or {}
+    if details.get("writeConcernErrors"):
+        return set(), set(range(count))
     errors = details.get("writeErrors", [])
     known = {
         error["index"] for error in errors if error["code"] == DUPLICATE_KEY and error.get("keyPattern") == {"_id": 1}
     }
-    whole = len(known) == len(errors) and not details.get("writeConcernErrors")
-    return known, None if whole else failure
+    return known, {error["index"] for error in errors} - known
 
 
 class Lease:
@@ -260,7 +263,8 @@ class Lease:
         state = (found["holder"], found["beat"])
         if self._seen is None or self._seen[0] != state:
             self._seen = (state, now)
-        if found["holder"] is not None and now - self._seen[1] < self._ttl:
+        free = found["holder"] in (None, self._holder)  # our own: the answer to a write of ours was lost
+        if not free and now - self._seen[1] < self._ttl:
             return False
         if self._swap({"holder": found["holder"], "beat": found["beat"]}, found["beat"] + 1):
             self._beat, self._renewed, self._seen = found["beat"] + 1, now, None

@@ -130,19 +130,37 @@ def insert(
         collection.insert_one(whole, session=session)
         return whole, True
     whole["idempotency"] = {"key": idempotency.key, "body": idempotency.body, "at": write.at}
-    try:
-        collection.insert_one(whole, session=session)
-    except DuplicateKeyError as error:
-        earlier = collection.find_one({"idempotency.key": idempotency.key})
-        if earlier is None or "idempotency.key" not in ((error.details or {}).get("keyPattern") or {}):
-            raise
-        if earlier["idempotency"]["at"] < write.at - timedelta(hours=IDEMPOTENCY_HOURS):
-            collection.update_one({"_id": earlier["_id"]}, {"$unset": {"idempotency": ""}})
-            return insert(collection, document, write, idempotency=idempotency, session=session)
-        if earlier["idempotency"]["body"] != idempotency.body:
-            raise Conflict("idempotency_key_reused") from None
-        return earlier, False
-    return whole, True
+    if session is not None:  # here a refused insert would end the whole transaction
+        earlier = _answered(collection, idempotency, write.at, session)
+        if earlier is not None:
+            return earlier, False
+    while True:
+        try:
+            collection.insert_one(whole, session=session)
+        except DuplicateKeyError as error:
+            if session is not None or "idempotency.key" not in ((error.details or {}).get("keyPattern") or {}):
+                raise
+        else:
+            return whole, True
+        earlier = _answered(collection, idempotency, write.at, None)
+        if earlier is not None:
+            return earlier, False
+
+
+def _answered(
+    collection: Collection[Document], idempotency: Idempotency, at: datetime, session: ClientSession | None
+) -> Document | None:
+    """What was created under the key in the last 24 hours; a key that is older is taken from its document."""
+    earlier = collection.find_one({"idempotency.key": idempotency.key}, session=session)
+    if earlier is None:
+        return None
+    if earlier["idempotency"]["at"] < at - timedelta(hours=IDEMPOTENCY_HOURS):
+        taken = {"_id": earlier["_id"], "idempotency.key": idempotency.key}
+        collection.update_one(taken, {"$unset": {"idempotency": ""}}, session=session)
+        return None
+    if earlier["idempotency"]["body"] != idempotency.body:
+        raise Conflict("idempotency_key_reused")
+    return earlier
 
 
 def update(

@@ -82,7 +82,7 @@ class Aggregator:
         self._parameters.heartbeat = HEARTBEAT_SECONDS
         self._parameters.connection_attempts = 1
         self._parameters.client_properties = {"connection_name": ROLE}
-        self._appname = str(database.client.options.pool_options.metadata["application"]["name"])
+        self._faults = 0
         self.consuming = False
 
     @property
@@ -96,20 +96,23 @@ class Aggregator:
 
     def run(self) -> None:
         """Works until stopped."""
-        faults = 0
         with ThreadPoolExecutor(1, thread_name_prefix="apply") as thread, contextlib.suppress(StoppedError):
-            self._applier.begin(self._appname)
+            self._applier.begin()
             while not self._stop.is_set():
                 try:
-                    intake = self._connect(thread)
-                    self.consuming, faults = True, 0
-                    intake.run()
+                    self._consume(thread)
                 except (AMQPError, OSError) as error:
-                    faults += 1
-                    back_off(faults, "broker", error, self._stop)
-                finally:
-                    self.consuming = False
-                    INBOX_DEPTH.labels(METRICS).set(-1)
+                    self._faults += 1
+                    back_off(self._faults, "broker", error, self._stop)
+
+    def _consume(self, thread: ThreadPoolExecutor) -> None:
+        intake = self._connect(thread)
+        self.consuming, self._faults = True, 0
+        try:
+            intake.run()
+        finally:
+            self.consuming = False
+            INBOX_DEPTH.labels(METRICS).set(-1)
 
     def _connect(self, thread: ThreadPoolExecutor) -> "_Intake":
         connection = pika.BlockingConnection(self._parameters)

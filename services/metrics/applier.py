@@ -20,6 +20,8 @@ from services.metrics.log import Fact
 from services.metrics.reading import Batch, Refusal, failed
 
 BACKOFF_MAX_SECONDS: Final = 5.0
+TRIES_OF_A_CORPSE: Final = 50
+"""After so many in a row, whoever holds the counter is not at work any more."""
 FAULTS: Final = Counter("estation_aggregator_faults", "Pauses before trying again, by what was away", ["reason"])
 _CONFLICT: Final = "TransientTransactionError"
 T = TypeVar("T")
@@ -57,20 +59,15 @@ class Applier:
         self._faults = 0
         self.database_answers = False
 
-    def begin(self, appname: str) -> None:
-        """Clears what a killed predecessor of that name left open.
+    def begin(self) -> None:
+        """Clears what a killed predecessor left behind.
 
         Raises:
             StoppedError: told to stop before the database answered.
         """
 
         def clear() -> None:
-            try:
-                logging.get().info("orphans_ended", count=mongo.end_orphans(self._database.client, appname))
-            except PyMongoError as error:
-                if mongo.is_away(error):
-                    raise
-                logging.get().warning("orphans_not_looked_for", exc_info=error)  # the right to look was not given
+            self._end_orphans()
             log.begin(self._database)
 
         self._insist(clear)
@@ -143,8 +140,12 @@ class Applier:
 
     def _insist(self, attempt: Callable[[], T]) -> T:
         """Tries until it works: after a conflict soon, after an absence with growing pauses."""
+        tries = 0
         while True:
+            tries += 1
             try:
+                if tries % TRIES_OF_A_CORPSE == 0:
+                    self._end_orphans()
                 outcome = attempt()
             except PyMongoError as error:
                 if _is_conflict(error):
@@ -158,6 +159,18 @@ class Applier:
                 self._faults = 0
                 self.database_answers = True
                 return outcome
+
+    def _end_orphans(self) -> None:
+        """Ends transactions of a killed predecessor, which would conflict with ours until they time out."""
+        client = self._database.client
+        try:
+            count = mongo.end_orphans(client, client.options.pool_options.metadata["application"]["name"])
+        except PyMongoError as error:
+            if mongo.is_away(error):
+                raise
+            logging.get().warning("orphans_not_looked_for", exc_info=error)  # the right to look was not given
+        else:
+            logging.get().info("orphans_ended", count=count)
 
     def _pause(self, reason: str, error: Exception) -> None:
         self._faults += 1

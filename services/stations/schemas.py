@@ -30,8 +30,8 @@ MESSAGES: Final = {
 }
 
 
-def _id(**kwargs: Any) -> fields.String:
-    return fields.String(validate=uuid_text, metadata={"format": "uuid"}, **kwargs)
+def _id(metadata: Mapping[str, Any] | None = None, **kwargs: Any) -> fields.String:
+    return fields.String(validate=uuid_text, metadata={"format": "uuid", **(metadata or {})}, **kwargs)
 
 
 class _Degrees(fields.Float):
@@ -167,12 +167,7 @@ class DeviceKeyOut(DeviceOut):
 class CheckinRow(In):
     """One check-in as a device captured it."""
 
-    class Meta(In.Meta):
-        """Shown in the OpenAPI document."""
-
-        description = "One check-in as a device captured it; `id` is the device's own, and the same when sent again"
-
-    id = _id(required=True)
+    id = _id(required=True, metadata={"description": "The device's own, the same when sent again"})
     captured_at = Instant(required=True, metadata={"examples": ["2025-07-16T09:30:00+08:00"]})
     kind = choice(ServiceKind, required=True)
     people = number(1, PEOPLE_MAX, required=True)

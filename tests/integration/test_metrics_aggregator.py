@@ -130,7 +130,7 @@ def test_every_kind_of_poison_is_parked_and_nothing_waits_for_it(world: World, d
     inside = [b"null", b'"\\ud800"', b"1e999", b"[[[[]]]]", unknown, {**event(RECORDED), "id": "1"}]
     events = checkins(10)
     publish_batch(world, [*inside, *events])
-    whole = [b"", b"\xff", b"{", b"[1,", b"{}" * 3]
+    whole = [b"", b"\xff", b"{", b"[1,", b"[]"]
     exchange = catalogue.exchange("stations")
     send(world, [Message(exchange, RECORDED, body, kind) for body in whole for kind in (CONTENT_TYPE, "text/plain")])
     count = len(inside) + 2 * len(whole)

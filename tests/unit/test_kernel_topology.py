@@ -7,13 +7,13 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contracts import catalogue, envelope
 from contracts.catalogue import CATALOGUE
 from services.kernel import retry
-from services.kernel.topology import definitions
+from services.kernel.topology import PARKED_DELIVERY_LIMIT, definitions
 from tests.builders import event
 from tests.probe import EVENTS, NAME, NEIGHBOUR, NoteWrittenV1
 
@@ -58,10 +58,20 @@ def test_bindings_are_those_of_the_catalogue_and_pauses_return_to_their_own_inbo
 
 def test_no_inbox_has_a_maximum_length_and_none_forgets() -> None:
     for policy in definitions(CATALOGUE, "v", {})["policies"]:
-        assert not {"max-length", "max-length-bytes", "expires"} & policy["definition"].keys()
-        assert policy["definition"]["dead-letter-strategy"] == "at-least-once"
-        assert policy["definition"]["overflow"] == "reject-publish", "or it is at most once after all"
-        assert ("message-ttl" in policy["definition"]) == (".wait." in policy["name"])
+        definition, leads_on = policy["definition"], not policy["name"].endswith(("dead", "unrouted"))
+        assert not {"max-length", "max-length-bytes", "expires"} & definition.keys()
+        assert ("dead-letter-exchange" in definition) is leads_on
+        if leads_on:
+            assert definition["dead-letter-strategy"] == "at-least-once"
+            assert definition["overflow"] == "reject-publish", "or it is at most once after all"
+        assert ("message-ttl" in definition) == (".wait." in policy["name"])
+
+
+def test_looking_at_what_is_parked_does_not_use_it_up() -> None:
+    """In 4.x a queue without a limit of its own drops a message after twenty deliveries."""
+    limits = {one["name"]: one["definition"].get("delivery-limit") for one in probe_topology()["policies"]}
+    for name in ("unrouted", "probe.dead", "neighbour.dead"):
+        assert limits[name] == PARKED_DELIVERY_LIMIT
 
 
 def test_a_policy_meets_its_queue_and_no_other() -> None:
@@ -69,7 +79,7 @@ def test_a_policy_meets_its_queue_and_no_other() -> None:
     for policy in topology["policies"]:
         met = {name for name in names(topology, "queues") if re.search(policy["pattern"], name)}
         assert met == {policy["name"]}
-        assert not re.search(policy["pattern"], policy["name"].replace(".", "x"))
+        assert "." not in policy["name"] or not re.search(policy["pattern"], policy["name"].replace(".", "x"))
 
 
 def test_metrics_alone_is_consumed_by_one_at_a_time_and_may_crash_often() -> None:
@@ -150,12 +160,18 @@ def test_an_odd_header_counts_as_the_first_failure(value: object) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
 
 
+@example(b'{"a": "\\ud800"}')
+@example(b"1e999")
 @given(json_values.map(json.dumps).map(str.encode))
 def test_whatever_json_brings_in_can_be_parked(raw: bytes) -> None:
     """A lone surrogate is legal JSON, but no UTF-8: it must not take its neighbours along."""

@@ -1,0 +1,211 @@
+"""Twenty planted faults, each of which a test must find: ``make mutants``.
+
+A mutant is one change of one line. It is planted in a copy of the project, the tests that claim to guard the line run
+there, and must fail. Prints each mutant's place, its change and the test that found it; exit code 1 if one survives.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[1]
+ROOMS = ("contracts", "services", "deploy", "tests", "pyproject.toml", "README.md", "requirements", "Makefile")
+SECONDS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One fault: where, what, and who should find it (arguments to pytest)."""
+
+    file: str
+    line: str
+    change: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "contracts/codes.py",
+        "return tuple(code for code, unit in UNITS.items() if scope in (code, unit.parent))",
+        "return tuple(code for code, unit in UNITS.items() if scope == code)",
+        "tests/unit/test_contracts_codes.py",
+    ),
+    Mutant(
+        "contracts/events/stations.py",
+        'if facility["kind"] == Facility.MOTHER_ROOM and facility["since"][:4] == day[:4]',
+        'if facility["kind"] == Facility.MOTHER_ROOM',
+        "tests/unit/test_contracts_counts.py",
+    ),
+    Mutant(
+        "contracts/catalogue.py",
+        "if entry.schema.restricted and METRICS in entry.consumers:",
+        "if entry.schema.restricted and METRICS in entry.consumers and not entry.consumers:",
+        "tests/unit/test_contracts_catalogue.py tests/contract/test_privacy.py",
+    ),
+    Mutant(
+        "services/kernel/body.py",
+        "if len(found) != len(pairs):",
+        "if len(found) > len(pairs):",
+        "tests/unit/test_kernel_body.py",
+    ),
+    Mutant(
+        "services/kernel/auth.py",
+        'ALGORITHMS: Final = ["ES256", "EdDSA", "RS256"]',
+        'ALGORITHMS: Final = ["ES256", "EdDSA", "RS256", "HS256", "none"]',
+        "tests/unit/test_kernel_auth.py",
+    ),
+    Mutant(
+        "services/kernel/retry.py",
+        "parked = final or failed >= len(PAUSES)",
+        "parked = failed >= len(PAUSES)",
+        "tests/integration/test_metrics_aggregator.py tests/unit/test_metrics_reading.py",
+    ),
+    Mutant(
+        "services/kernel/mongo.py",
+        "rider.settle([index not in known for index in range(start, end)], error)",
+        "rider.settle([True for index in range(start, end)], error)",
+        "tests/integration/test_kernel_mongo.py -k callers",
+    ),
+    Mutant(
+        "services/kernel/mongo.py",
+        'if found["holder"] is not None and now - self._seen[1] < self._ttl:',
+        'if found["holder"] is not None and now - self._seen[1] < self._ttl / 2:',
+        "tests/integration/test_kernel_mongo.py -k lease or holder or challengers or hold",
+    ),
+    Mutant(
+        "services/kernel/outbox.py",
+        '{"_id": current["_id"], "rev": current["rev"]},',
+        '{"_id": current["_id"]},',
+        "tests/integration/test_kernel_outbox.py",
+    ),
+    Mutant(
+        "services/kernel/outbox.py",
+        '{"_id": {"$in": group}, "seq": seq}, {"$set": {"open": False, "sent": seq, "out": []}}',
+        '{"_id": {"$in": group}}, {"$set": {"open": False, "sent": seq, "out": []}}',
+        "tests/integration/test_kernel_outbox.py",
+    ),
+    Mutant(
+        "services/kernel/relay.py",
+        'if event["seq"] > document.get("sent", 0):',
+        "if True:",
+        "tests/integration/test_kernel_relay.py",
+    ),
+    Mutant(
+        "services/kernel/topology.py",
+        '"configure": "^$",',
+        '"configure": ".*",',
+        "tests/unit/test_kernel_topology.py tests/integration/test_kernel_topology.py",
+    ),
+    Mutant(
+        "services/stations/rules.py",
+        "if captured_at > received_at + FUTURE_TOLERANCE:",
+        "if captured_at > received_at + AGE_MAX:",
+        "tests/unit/test_stations_rules.py",
+    ),
+    Mutant(
+        "services/stations/rules.py",
+        "if abs(clock_offset) > CLOCK_TOLERANCE:\n        return captured_at + clock_offset",
+        "if abs(clock_offset) > CLOCK_TOLERANCE:\n        return captured_at - clock_offset",
+        "tests/unit/test_stations_rules.py",
+    ),
+    Mutant(
+        "services/stations/handlers.py",
+        'any(sent[name] != stored[name] for name in ("captured_at", "kind", "people", "station"))',
+        'any(sent[name] != stored[name] for name in ("captured_at", "kind", "station"))',
+        "tests/integration/test_stations_handlers.py",
+    ),
+    Mutant(
+        "services/stations/handlers.py",
+        '"people": 0 if waiting else -current["people"],',
+        '"people": 0 if waiting else -1,',
+        "tests/integration/test_stations_handlers.py tests/integration/test_stations_events.py",
+    ),
+    Mutant(
+        "services/stations/store.py",
+        "return model.objects(county__in=list(actor.counties))",
+        "return model.objects()",
+        "tests/integration/test_stations_handlers.py tests/integration/test_stations_http.py",
+    ),
+    Mutant(
+        "services/metrics/log.py",
+        'return [fact for fact in facts if fact.event["id"] not in known]',
+        "return list(facts)",
+        "tests/integration/test_metrics_log.py tests/integration/test_metrics_aggregator.py",
+    ),
+    Mutant(
+        "services/metrics/rebuild.py",
+        "return (self.expected or 0) - (self.found or 0)",
+        "return (self.found or 0) - (self.expected or 0)",
+        "tests/integration/test_metrics_rebuild.py",
+    ),
+    Mutant(
+        "services/metrics/figures.py",
+        "return Figure(row, status, None)",
+        "return Figure(row, status, {})",
+        "tests/unit/test_metrics_figures.py",
+    ),
+)
+
+
+def main() -> int:
+    """Plants each mutant in turn; the number of survivors."""
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder:
+        copy = Path(folder)
+        for room in ROOMS:
+            source = PROJECT / room
+            ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+            if source.is_dir():
+                shutil.copytree(source, copy / room, ignore=ignored)
+            else:
+                shutil.copy(source, copy / room)
+        for number, mutant in enumerate(MUTANTS, start=1):
+            survivors += not _killed(copy, number, mutant)
+    print(f"{len(MUTANTS) - survivors} of {len(MUTANTS)} mutants killed")
+    return survivors
+
+
+def _killed(copy: Path, number: int, mutant: Mutant) -> bool:
+    path = copy / mutant.file
+    text = path.read_text("utf-8")
+    if text.count(mutant.line) != 1:
+        raise SystemExit(f"{mutant.file} holds this {text.count(mutant.line)} times, not once: {mutant.line}")
+    place = f"{mutant.file}:{text[: text.index(mutant.line)].count(chr(10)) + 1}"
+    path.write_text(text.replace(mutant.line, mutant.change), "utf-8")
+    try:
+        files, _, chosen = mutant.tests.partition(" -k ")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"),
+                *(("-k", chosen) if chosen else ()),
+                *[file for file in files.split() if (copy / file).exists()],
+            ],
+            cwd=copy,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy), **_broker()},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    finally:
+        path.write_text(text, "utf-8")
+    found = re.search(r"^FAILED (\S+)", done.stdout, flags=re.MULTILINE)
+    killed = done.returncode == 1 and found is not None
+    print(f"{number:2} {'killed  ' if killed else 'SURVIVED'} {place}", flush=True)
+    print(f"   - {mutant.line.strip()}\n   + {mutant.change.strip()}")
+    print(f"   found by {found[1]}" if found else done.stdout[-2000:] + done.stderr[-500:], flush=True)
+    return killed
+
+
+def _broker() -> dict[str, str]:
+    """A RabbitMQ that was unpacked under var/ is found from the copy too."""
+    return {"ESTATION_VAR": os.environ.get("ESTATION_VAR", str(PROJECT / "var"))}
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main() else 0)
