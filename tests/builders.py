@@ -16,14 +16,18 @@ ID_NUMBER: Final = "370902199001011234"
 """A canary: wherever it is found outside the database, a personal datum has leaked."""
 
 
-def officer(subject: str = "officer-1", *, scope: str = codes.CITY, roles: tuple[str, ...] = ("city_officer",)) -> Actor:
+def officer(
+    subject: str = "officer-1", *, scope: str = codes.CITY, roles: tuple[str, ...] = ("city_officer",)
+) -> Actor:
     """A person with roles over a district."""
     return Actor(id=subject, kind="person", roles=frozenset(roles), scope=scope)
 
 
 def write(*emit: Emit, at: datetime = NOON, by: Actor | None = None) -> Write:
     """What a write carries besides its content."""
-    return Write(at=at, trace=telemetry.continued(None), audit=audit.row(by or officer(), "note.write", at=at), emit=emit)
+    return Write(
+        at=at, trace=telemetry.continued(None), audit=audit.row(by or officer(), "note.write", at=at), emit=emit
+    )
 
 
 def event(type_: str, data: Mapping[str, Any], /, **attributes: Any) -> Event:

@@ -20,9 +20,7 @@ from tests.parts import Parts, Process, World
 
 
 @contextlib.contextmanager
-def failing(
-    url: str, appname: str, *commands: str, times: int = 0, skip: int = 0, **how: Any
-) -> Iterator[None]:
+def failing(url: str, appname: str, *commands: str, times: int = 0, skip: int = 0, **how: Any) -> Iterator[None]:
     """While the block runs, commands of the clients of one name fail; ``how``: see MongoDB's failCommand.
 
     ``times``: only so often; ``skip``: only after so many that do not.

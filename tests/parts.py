@@ -133,6 +133,7 @@ class Parts:
         self.layout.prepare()
         self.credentials = credentials.ensure(self.layout)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._passwords: dict[str, str] = {}
         mongod, library_path = mongodb.provide(self.layout)
         self.programs: dict[str, Program] = {
             program.name: program
@@ -192,12 +193,13 @@ class Parts:
         """A fresh vhost with the topology of a catalogue."""
         vhost = "t" + secrets.token_hex(4)
         management = Management(self.rabbitmq.api)
-        passwords = {user: secrets.token_hex(8) for user in {*events.owners, *events.consumers}}
-        users = {f"{user}": password for user, password in passwords.items()}
+        for user in {*events.owners, *events.consumers}:  # users are the broker's, whatever the vhost
+            self._passwords.setdefault(user, secrets.token_hex(8))
+        passwords = {user: self._passwords[user] for user in {*events.owners, *events.consumers}}
         management.call("PUT", f"/vhosts/{vhost}", {})
         admin = self.rabbitmq.api.split("//")[1].split(":")[0]
         management.call("PUT", f"/permissions/{vhost}/{admin}", {"configure": ".*", "write": ".*", "read": ".*"})
-        management.apply(definitions(events, vhost, users))
+        management.apply(definitions(events, vhost, passwords))
         return Broker("127.0.0.1", self.layout.ports["rabbitmq"], self.rabbitmq.api, vhost, passwords, management)
 
     def forget(self, broker: Broker) -> None:

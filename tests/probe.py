@@ -15,7 +15,20 @@ from pymongo.database import Database
 from contracts.catalogue import METRICS, Catalogue, Entry
 from contracts.envelope import Event
 from contracts.events import EventData, Number
-from services.kernel import audit, errors, ids, inbox, logging, mongo, outbox, process, relay, settings, telemetry
+from services.kernel import (
+    audit,
+    clock,
+    errors,
+    ids,
+    inbox,
+    logging,
+    mongo,
+    outbox,
+    process,
+    relay,
+    settings,
+    telemetry,
+)
 from services.kernel.app import BaseApp
 from services.kernel.mongo import Document
 from services.kernel.outbox import Emit, Source, Write
@@ -254,11 +267,13 @@ def service() -> type:
 
 def run_service(known: settings.Settings) -> None:
     """The service until SIGTERM."""
+    from services.kernel import host
+
     database = mongo.connect(known, NAME, "service")
     process.await_database(database)
     app: Any = ProbeApp(known, database)
     app.holder = process.holder()
-    process.run_service(service(), app)
+    host.run_service(service(), app)
 
 
 def run_relay(known: settings.Settings) -> None:
@@ -268,7 +283,7 @@ def run_relay(known: settings.Settings) -> None:
     worker = relay.Relay(NAME, database, SOURCES, known.rabbitmq_url, holder=process.holder())
     readiness = telemetry.Readiness()
     readiness.add("database", lambda: bool(database.client.admin.command("ping")["ok"]))
-    telemetry.before_scrape(lambda: relay.observe_pending(NAME, database, SOURCES, process.clock.now))
+    telemetry.before_scrape(lambda: relay.observe_pending(NAME, database, SOURCES, clock.now))
     process.run_worker(worker, known, readiness)
 
 

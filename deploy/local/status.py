@@ -53,7 +53,9 @@ class Status:
     """Messages by queue."""
     outbox: dict[str, int] = field(default_factory=dict)
     """Documents with unpublished events, by service."""
+    stopping: bool = False
     orphans: int = 0
+    """Processes whose supervisor was killed."""
 
     @property
     def ok(self) -> bool:
@@ -67,7 +69,9 @@ def read(place: Layout, environ: Mapping[str, str] = os.environ) -> Status:
     """Asks everything; takes seconds where something hangs."""
     supervisor = Supervisor(place)
     if supervisor.pid() is None:
-        return Status(up=False, processes=[], orphans=len(supervision.orphans(place)))
+        left = supervision.orphans(place)
+        stopping = any(orphan.stage == supervision.SUPERVISORD for orphan in left)
+        return Status(up=False, processes=[], stopping=stopping, orphans=0 if stopping else len(left))
     broker, url = system.addresses(place, environ)
     checks = system.checks(place, broker, url)
     processes = [
@@ -99,6 +103,8 @@ def as_json(status: Status) -> str:
 def as_text(status: Status) -> str:
     """For people."""
     if not status.up:
+        if status.stopping:
+            return "E-Station is stopping, or its supervisor does not answer"
         if status.orphans:
             return f"The supervisor is gone and left {status.orphans} processes: `estation up` or `down` mends that"
         return "E-Station is not up: `estation up` starts it"

@@ -5,7 +5,7 @@ A handler must be idempotent (``inbox.once`` or ``stored seq < seq``): a crash r
 """
 
 import hashlib
-import time
+import random
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, TypeVar
@@ -22,8 +22,11 @@ from contracts.catalogue import Catalogue
 from contracts.envelope import Event, MalformedError
 from contracts.events import EventData
 from services.kernel import logging, retry, telemetry
+from services.kernel.errors import EStationError
 
 PREFETCH: Final = 10
+POLL_SECONDS: Final = 0.25
+"""How long a read of the connection may take before a stop is seen."""
 DRAIN_SECONDS: Final = 25.0
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,51 +34,47 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[misc]  # kombu has no types
     """Consumes ``<service>.inbox`` and hands each event to the entry point of its type."""
 
+    connect_max_retries = 0  # kombu's own pauses grow to 30 s and do not hear of a stop
+
     def __init__(self) -> None:
         super().__init__()
-        self.should_stop = False
+        self.should_stop = self._draining = self._connected = False
         self._under_way = 0
-        self._stopped: Settled | None = None
         self._thread: Any = None
-        self._connected = False
 
     def start(self) -> None:
-        if self._thread is not None:
-            return
         app = self.container.config["app"]
         self._consumer = self.container.service_name
         self._events: Catalogue = getattr(app, "catalogue", catalogue.CATALOGUE)
         self._entrypoints = {provider.event.type: provider for provider in self._providers}
-        missing = {entry.type for entry in self._events.consumed_by(self._consumer)} - set(self._entrypoints)
+        missing = sorted({entry.type for entry in self._events.consumed_by(self._consumer)} - set(self._entrypoints))
         if missing:
-            raise RuntimeError(f"{self._consumer} is bound to events it has no method for: {sorted(missing)}")
-        self.connection = kombu.Connection(
-            app.settings.rabbitmq_url,
-            heartbeat=20,
-            transport_options={
-                "confirm_publish": True,
-                "client_properties": {"connection_name": f"inbox of {self._consumer}"},
-            },
-        )
+            logging.get().critical("events_without_method", events=missing)
+            raise RuntimeError(f"{self._consumer} is bound to events it has no method for: {missing}")
+        options = {"confirm_publish": True, "client_properties": {"connection_name": f"inbox of {self._consumer}"}}
+        self.connection = kombu.Connection(app.settings.rabbitmq_url, heartbeat=20, transport_options=options)
+        # between two failures nobody would send its heartbeat, and the broker would close it
+        self._producers = kombu.pools.producers[self.connection.clone(heartbeat=0)]
         app.readiness.add("broker", lambda: self._connected)
         self._thread = self.container.spawn_managed_thread(self._run)
 
     def _run(self) -> None:
-        while not self.should_stop:
+        while not self._draining:
             try:
-                self.run()
+                for _ in self.consume(limit=None, safety_interval=POLL_SECONDS):
+                    pass
             except Exception:  # noqa: BLE001 (whatever broke: connect anew)
-                logging.get().warning("inbox_broken", exc_info=True)
+                logging.get().warning("inbox_waits_for_broker", exc_info=True)
             self._connected = False
-            if not self.should_stop:
-                eventlet.sleep(1)
+            if not self._draining:
+                eventlet.sleep(random.uniform(0.5, 1.5))  # noqa: S311 (jitter)
 
     def get_consumers(self, _consumer: Any, channel: Any) -> list[Any]:
-        queue = kombu.Queue(catalogue.inbox(self._consumer), no_declare=True)
         self._kombu_consumer = kombu.Consumer(
             channel,
-            [queue],
+            [kombu.Queue(catalogue.inbox(self._consumer), no_declare=True)],
             on_message=self._on_message,
+            on_decode_error=lambda message, _error: self._on_message(message),  # said to be compressed, and is not
             prefetch_count=PREFETCH,
             auto_declare=False,
             tag_prefix=self._consumer,
@@ -85,9 +84,10 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
     def on_consume_ready(self, *_args: Any, **_kwargs: Any) -> None:
         self._connected = True
 
-    def on_connection_error(self, exc: BaseException, interval: float) -> None:
-        self._connected = False
-        logging.get().warning("inbox_waits_for_broker", pause=interval, exc_info=exc)
+    def on_iteration(self) -> None:
+        if self._draining:
+            self._kombu_consumer.cancel()  # only here: two greenlets may not read one connection
+            self.should_stop = not self._under_way
 
     def _on_message(self, message: Any) -> None:
         self._under_way += 1
@@ -96,8 +96,8 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
     def _handle(self, message: Any) -> None:
         try:
             body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
-            for event in self._events_of(message, body):
-                self._apply(event, message.headers)
+            for raw in self._events_of(message, body):
+                self._take(raw, message, body)
             message.ack()
         except Exception:  # noqa: BLE001 (not acknowledged: the broker gives it again, up to its delivery limit)
             logging.get().warning("message_not_settled", exc_info=True)
@@ -115,34 +115,49 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
             self._put(retry.step_raw(self._consumer, body, message.content_type or "", str(error)), str(error))
             return []
 
-    def _apply(self, raw: Any, headers: Any) -> None:
+    def _take(self, raw: Any, message: Any, body: bytes) -> None:
         try:
             event = envelope.check(raw)
             self._events.check(event)
-            entrypoint = self._entrypoints[event["type"]]
-        except (MalformedError, KeyError) as error:
-            reason = str(error) if isinstance(error, MalformedError) else "not_consumed_here"
-            self._put(retry.step(self._consumer, raw, headers, reason, final=True), reason)
-            return
-        error_ = entrypoint.deliver(event)
-        if error_ is None:
+            if event["type"] not in self._entrypoints:
+                raise MalformedError("not_consumed_here")  # noqa: TRY301
+        except MalformedError as error:
+            self._park(raw, message, body, str(error))
+        else:
+            self._apply(event, message.headers)
+
+    def _park(self, raw: Any, message: Any, body: bytes, reason: str) -> None:
+        """Parks what no repetition can mend."""
+        logging.get().error("event_malformed", code=reason)
+        try:
+            step = retry.step(self._consumer, raw, message.headers, reason, final=True)
+        except RecursionError:  # nested so deep that it could just be read: the message as it came
+            step = retry.step_raw(self._consumer, body, message.content_type, reason)
+        self._put(step, reason)
+
+    def _apply(self, event: Event, headers: Any) -> None:
+        error = self._entrypoints[event["type"]].deliver(event)
+        if error is None:
             telemetry.CONSUMED.labels(self._consumer, "applied").inc()
             return
-        reason = getattr(error_, "code", None) or type(error_).__name__
+        # a driver's error has a code too, but a number
+        reason = error.code if isinstance(error, EStationError) else type(error).__name__
+        step = retry.step(self._consumer, event, headers, reason)
         logging.get().warning(
             "event_not_applied",
             event_id=event["id"],
             type=event["type"],
-            trace_id=telemetry.trace_id(event["traceparent"]),
+            trace_id=_trace_id(event),
             attempt=retry.attempt_of(headers) + 1,
-            exc_info=error_,
+            parked=step.parked,
+            exc_info=error,
         )
-        self._put(retry.step(self._consumer, event, headers, reason), reason)
+        self._put(step, reason)
 
     def _put(self, step: retry.Step, reason: str) -> None:
         """Publishes to the retry exchange and waits for the confirm."""
         message = step.message
-        with kombu.pools.producers[self.connection].acquire(block=True, timeout=10) as producer:
+        with self._producers.acquire(block=True, timeout=10) as producer:
             producer.publish(
                 message.body,
                 exchange=message.exchange,
@@ -167,19 +182,10 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
 
     def drain(self) -> None:
         """Takes no new messages, settles those under way, then closes. Every entry point asks."""
-        if self._stopped is not None:
-            self._stopped.wait()
-            return
-        self._stopped = Settled()
-        try:
-            self._kombu_consumer.cancel()
-        except Exception:  # noqa: BLE001 (not connected)
-            logging.get().debug("cancel_failed", exc_info=True)
-        started = time.monotonic()
-        while self._under_way and time.monotonic() - started < DRAIN_SECONDS:
-            eventlet.sleep(0.02)
-        self.should_stop = True
-        self._stopped.send(None)
+        self._draining = True
+        if self._thread is not None:
+            with eventlet.Timeout(DRAIN_SECONDS, False):
+                self._thread.wait()
 
     def stop(self) -> None:
         self.drain()
@@ -214,15 +220,18 @@ class EventEntrypoint(Entrypoint):
         return outcome
 
 
+def _trace_id(event: Event) -> str:
+    """Empty where the event carries no trace, as it may."""
+    return telemetry.trace_id(event.get("traceparent", ""))
+
+
 def on(event: type[EventData]) -> Callable[[F], F]:
     """Declares the method that takes events of one type and version; name it ``on_<event>``."""
 
     def register(function: F) -> F:
         @wraps(function)
         def deliver(service: object, delivered: Event) -> Exception | None:
-            structlog.contextvars.bind_contextvars(
-                event_id=delivered["id"], trace_id=telemetry.trace_id(delivered["traceparent"])
-            )
+            structlog.contextvars.bind_contextvars(event_id=delivered["id"], trace_id=_trace_id(delivered))
             try:
                 function(service, delivered)
             except Exception as error:  # noqa: BLE001 (every failure is retried, then parked; nameko would log payload)

@@ -1,14 +1,10 @@
-"""A process of one role: start, readiness, SIGTERM drains, exit 0.
-
-The entry point of a nameko service monkey-patches before it imports this.
-"""
+"""A process of one role, without nameko and eventlet: start, readiness, SIGTERM drains, exit 0."""
 
 import os
 import signal
 import socket
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
@@ -24,7 +20,12 @@ def holder() -> str:
 
 
 def await_database(database: Database[Document], attempts_seconds: float = 1.0) -> None:
-    """Returns when the database answers; says so while it does not."""
+    """Returns when the database answers; says so while it does not.
+
+    SIGTERM and SIGINT end the process with 0 from here on: nothing is in hand yet. What runs next takes them over.
+    """
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
     while True:
         try:
             database.client.admin.command("ping")
@@ -33,6 +34,10 @@ def await_database(database: Database[Document], attempts_seconds: float = 1.0) 
             time.sleep(attempts_seconds)
         else:
             return
+
+
+def _leave(*_args: object) -> None:
+    raise SystemExit(0)
 
 
 class Runnable(Protocol):
@@ -58,34 +63,4 @@ def run_worker(worker: Runnable, settings: Settings, readiness: telemetry.Readin
     logging.get().info("started", ops_port=settings.ops_port)
     worker.run()
     server.shutdown()
-    logging.get().info("stopped")
-
-
-def run_service(service: type, app: Any, *, workers: int = 100, after_start: Callable[[], None] | None = None) -> None:
-    """Runs one nameko service until SIGTERM or SIGINT, then drains: no request cut, no finished work repeated."""
-    import eventlet
-    from nameko.containers import ServiceContainer
-
-    settings: Settings = app.settings
-    container = ServiceContainer(service, {"app": app, "max_workers": workers, "AMQP_URI": settings.rabbitmq_url})
-    asked = False
-
-    def on_signal(*_args: object) -> None:
-        nonlocal asked
-        asked = True
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-    app.readiness.add("started", lambda: container.started)
-    telemetry.serve_ops(settings.ops_host, settings.ops_port, app.readiness)
-    container.start()
-    if after_start:
-        after_start()
-    logging.get().info("started", http_port=settings.http_port, ops_port=settings.ops_port)
-    died = eventlet.spawn(container.wait)
-    died.link(lambda _thread: on_signal())
-    while not asked:
-        eventlet.sleep(0.1)  # a signal does not wake eventlet's hub by itself
-    container.stop()
-    died.wait()  # raises what killed the container, if anything did
     logging.get().info("stopped")

@@ -30,7 +30,7 @@ class Timer(Entrypoint):
         self._lease = Lease(
             app.database["leases"], f"timer {self.method_name}", holder(), ttl=max(5.0, self.seconds * 3.5)
         )
-        self._thread = eventlet.spawn(self._run)
+        self._thread = self.container.spawn_managed_thread(self._run)  # what breaks it ends the process
 
     def stop(self) -> None:
         self._stopping = True

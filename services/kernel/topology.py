@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from contracts import catalogue
 from contracts.catalogue import Catalogue
@@ -168,7 +168,7 @@ class Management:
     def __init__(self, url: str, timeout: float = 10.0) -> None:
         """``url`` carries user and password."""
         parts = urlsplit(url)
-        credentials = f"{parts.username or 'guest'}:{parts.password or 'guest'}".encode()
+        credentials = f"{unquote(parts.username or 'guest')}:{unquote(parts.password or 'guest')}".encode()
         self._base = f"{parts.scheme}://{parts.hostname}:{parts.port or 15672}/api"
         self._headers = {
             "Authorization": "Basic " + base64.b64encode(credentials).decode(),

@@ -9,8 +9,9 @@ from contracts.catalogue import CATALOGUE, METRICS
 from contracts.describe import describe
 from services.kernel import body, logging, mongo, openapi
 from services.kernel.fields import page_of
+from services.kernel.host import run_service
 from services.kernel.http import Answer, AppProvider, Call, endpoint
-from services.kernel.process import await_database, run_service
+from services.kernel.process import await_database
 from services.kernel.settings import Settings
 from services.metrics import handlers, pages, schemas
 from services.metrics.app import Metrics

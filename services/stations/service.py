@@ -4,9 +4,10 @@ from typing import Any
 
 from services.kernel import body, clock, openapi, telemetry
 from services.kernel.fields import Out, page_of
+from services.kernel.host import run_service
 from services.kernel.http import Answer, AppProvider, Call, Page, created, endpoint, found
 from services.kernel.mongo import Document, connect_documents
-from services.kernel.process import await_database, run_service
+from services.kernel.process import await_database
 from services.kernel.settings import Settings
 from services.kernel.timers import every
 from services.stations import handlers, rules, schemas

@@ -1,7 +1,8 @@
 """The stations service with its relay on real parts, and a client that speaks to it as officers and devices do."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self
@@ -13,11 +14,11 @@ from urllib3 import PoolManager
 
 from contracts import envelope
 from contracts.catalogue import CATALOGUE
-from services.kernel import clock
-from services.kernel.mongo import Document, connect_documents
+from services.kernel import clock, mongo
+from services.kernel.mongo import Document
 from services.stations import store
 from services.stations.models import ALIAS
-from tests.parts import Process, World, until
+from tests.parts import Process, World, listens, until
 
 BASE: Final = "/api/v1/stations"
 UNLIMITED: Final = {
@@ -151,9 +152,10 @@ class Stations:
     def __init__(self, world: World, *, relay: bool = True, **environ: str) -> None:
         self.world = world
         self._pool = PoolManager(maxsize=64)
-        self.database = database(world)
-        store.ensure_indexes(self.database)
-        self.process: Process = world.process("service", "stations", **{**UNLIMITED, **environ}).start()
+        with documents(world):  # its indexes
+            self.database = mongo.connect(world.settings("stations"), "stations", "test")
+        self.process: Process = world.process("service", "stations", **{**UNLIMITED, **environ})
+        self.start()
         self.relay = world.process("relay", "stations").start() if relay else None
         self.officer = self.person()
 
@@ -162,7 +164,12 @@ class Stations:
 
     def __exit__(self, *_args: object) -> None:
         self._pool.clear()
-        mongoengine.disconnect(ALIAS)
+        self.database.client.close()
+
+    def start(self) -> None:
+        """Starts the service, again after a stop; returns when it answers."""
+        self.process.start()
+        until(lambda: listens(self.process.http_port), "the service listens")
 
     def person(self, *roles: str, scope: str = "370900", subject: str = "officer-1") -> Api:
         """Somebody with a token: a city officer unless told."""
@@ -211,15 +218,27 @@ class Stations:
         changed: dict[str, Any] = reply.json
         return changed
 
+    def backdate(self, kiosk: Kiosk, *, days: float) -> None:
+        """Makes a device and its station look as if they had been in service for so long."""
+        since = clock.now() - timedelta(days=days)
+        self.database["devices"].update_one({"_id": kiosk.id}, {"$set": {"enrolled_at": since}})
+        self.database["stations"].update_one(
+            {"_id": kiosk.station}, {"$set": {"history": [{"state": "active", "since": since}]}}
+        )
+
     def settled(self) -> None:
         """Returns when the relay has published everything."""
         names = [source.collection for source in store.SOURCES]
         until(lambda: not any(self.database[name].find_one({"open": True}) for name in names), "all is published")
 
 
-def database(world: World) -> Database[Document]:
-    """The service's own database, for looking into it."""
-    return connect_documents(world.settings("stations"), ALIAS, "test")
+@contextmanager
+def documents(world: World) -> Iterator[Database[Document]]:
+    """The service's database with its indexes, for code of the service that runs in the test's own process."""
+    database = mongo.connect_documents(world.settings("stations"), ALIAS, "test")
+    store.ensure_indexes(database)
+    yield database
+    mongoengine.disconnect(ALIAS)
 
 
 def total(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], int]:

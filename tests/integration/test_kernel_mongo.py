@@ -376,7 +376,10 @@ def test_many_callers_with_overlapping_ids_never_lose_double_or_wait(collection:
         callers.run([[{"_id": id_, "by": number} for id_ in batch] for number, batch in enumerate(plan)])
         assert callers.errors == {}
         brought = Counter(
-            id_ for number, batch in enumerate(plan) for id_, new in zip(batch, callers.outcomes[number], strict=True) if new
+            id_
+            for number, batch in enumerate(plan)
+            for id_, new in zip(batch, callers.outcomes[number], strict=True)
+            if new
         )
         given_ids = {id_ for batch in plan for id_ in batch}
         assert brought == Counter(given_ids - before), "each new document has exactly one bringer"

@@ -309,7 +309,8 @@ def test_heartbeat_is_kept_while_the_database_hangs(
     world: World, parts: Parts, database: Database[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aggregator, "HEARTBEAT_SECONDS", 2)  # the broker gives up after 4 s
-    worker = _Connecting(world.settings("metrics"), mongo.connect(world.settings("metrics"), METRICS, "hanging"))
+    hanging = mongo.connect(world.settings("metrics"), METRICS, "hanging")
+    worker = _Connecting(world.settings("metrics"), hanging)
     running = threading.Thread(target=worker.run)
     running.start()
     until(lambda: worker.consuming, "it consumes")
@@ -325,6 +326,7 @@ def test_heartbeat_is_kept_while_the_database_hangs(
     worker.stop()
     running.join(30)
     assert not running.is_alive()
+    hanging.client.close()
     assert worker.connections == 1
     assert_counted_once(database, events)
 

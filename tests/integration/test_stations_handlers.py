@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import mongoengine
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,9 +20,9 @@ from services.kernel.outbox import Idempotency, embedded
 from services.stations import handlers, rules, schemas, store
 from services.stations.app import StationsApp
 from services.stations.handlers import Act
-from services.stations.models import ALIAS, Device, Fault, Station, Supply
+from services.stations.models import Device, Fault, Station, Supply
 from services.stations.store import Store
-from tests.integration.stations_api import database, new_id, total
+from tests.integration.stations_api import documents, new_id, total
 from tests.parts import World
 
 OFFICER = Actor("officer-1", "person", frozenset({"city_officer"}), codes.CITY)
@@ -36,10 +35,8 @@ KNOWN = {"county": "370902", "name": "驿站一号", "address": "东岳大街 1 
 @pytest.fixture(scope="module")
 def stored(shared_world: World) -> Iterator[Store]:
     """The service's own store on a database of this module."""
-    found = database(shared_world)
-    store.ensure_indexes(found)
-    yield Store(found)
-    mongoengine.disconnect(ALIAS)
+    with documents(shared_world) as database:
+        yield Store(database)
 
 
 def act(now: datetime = NOON, actor: Actor = OFFICER) -> Act:

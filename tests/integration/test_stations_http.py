@@ -289,6 +289,8 @@ def test_a_devices_key_is_never_shown_again(stations: Stations) -> None:
 # Every problem of every operation, as the OpenAPI document has it
 
 Operation = tuple[str, str]
+RESERVED = {("PATCH", 409)}
+"""The kernel documents a conflict for every edit; no edit of this service depends on a state."""
 ROLES = {"county_officer", "city_officer", "unit_officer", "station_staff", "ops", "worker"}
 
 
@@ -486,7 +488,11 @@ PROVOKE: dict[int, Callable[[Scene, Operation, dict[str, Any]], Iterator[Reply]]
 
 @pytest.mark.parametrize("status", sorted(PROVOKE))
 def test_every_documented_problem_is_answered_as_a_problem_document(scene: Scene, status: int) -> None:
-    operations = {key: about for key, about in scene.operations().items() if str(status) in about["responses"]}
+    operations = {
+        key: about
+        for key, about in scene.operations().items()
+        if str(status) in about["responses"] and (key[0], status) not in RESERVED
+    }
     assert operations
     for operation, about in operations.items():
         for reply in PROVOKE[status](scene, operation, about):
@@ -593,7 +599,7 @@ def test_a_watch_without_a_database_does_not_take_the_service_along(world: World
     with Stations(world, relay=False) as running:
         running.process.stop()
         with failing(running, "aggregate"):  # the watch looks at once when the service starts
-            running.process.start()
+            running.start()
             until(
                 lambda: any("error handling worker" in line["event"] for line in running.process.lines()),
                 "the watch has failed",

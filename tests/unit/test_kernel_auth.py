@@ -53,7 +53,14 @@ class Issuer:
     def token(self, *, key: Any = None, header: dict[str, Any] | None = None, **claims: Any) -> str:
         """A token; a claim given as None is left out."""
         now, known = int(time.time()), self.settings()
-        whole = {"iss": known.token_issuer, "aud": known.token_audience, "iat": now, "exp": now + 60, **CLAIMS, **claims}
+        whole = {
+            "iss": known.token_issuer,
+            "aud": known.token_audience,
+            "iat": now,
+            "exp": now + 60,
+            **CLAIMS,
+            **claims,
+        }
         key = key or self.key
         return jwt.encode(
             {"alg": "ES256", "kid": key.kid, **(header or {})},
@@ -155,7 +162,9 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
 
 
 @pytest.mark.parametrize("case", FORGED)
-def test_a_token_that_is_not_right_is_refused_without_a_reason(case: str, issuer: Issuer, verifier: TokenVerifier) -> None:
+def test_a_token_that_is_not_right_is_refused_without_a_reason(
+    case: str, issuer: Issuer, verifier: TokenVerifier
+) -> None:
     token = FORGED[case](issuer)
     with pytest.raises(Unauthenticated) as refused:
         verifier.verify(token)
@@ -165,8 +174,10 @@ def test_a_token_that_is_not_right_is_refused_without_a_reason(case: str, issuer
 
 segments = st.binary(max_size=40).map(b64) | st.recursive(
     st.none() | st.text(max_size=5) | st.integers() | st.sampled_from(["alg", "kid", "ES256", KID, "crit", "b64"]),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["alg", "kid", "crit", "b64", "jwk", "typ", "x"]), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["alg", "kid", "crit", "b64", "jwk", "typ", "x"]), inner, max_size=4)
+    ),
     max_leaves=6,
 ).map(b64)
 

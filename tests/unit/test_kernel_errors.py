@@ -15,9 +15,7 @@ from services.kernel.messages import Message
 KERNEL = Path(inspect.getfile(errors)).parent
 SERVICES = KERNEL.parent
 CLASSES = {
-    name: value
-    for name, value in vars(errors).items()
-    if inspect.isclass(value) and issubclass(value, EStationError)
+    name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, EStationError)
 }
 
 
@@ -47,9 +45,7 @@ def described_in(path: Path) -> set[str]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Dict)
         for key, value in zip(node.keys, node.values, strict=True)
-        if isinstance(key, ast.Constant)
-        and isinstance(value, ast.Call)
-        and getattr(value.func, "id", "") == "Message"
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Call) and getattr(value.func, "id", "") == "Message"
     }
 
 

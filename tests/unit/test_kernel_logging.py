@@ -41,7 +41,13 @@ def test_a_line_is_an_object_with_message_fields_level_time_and_service(stream: 
     logging.get().info("event_applied", event_id="e1", district="泰山区")
     (line,) = lines(stream)
     assert line.pop("timestamp").endswith("Z")
-    assert line == {"event": "event_applied", "event_id": "e1", "district": "泰山区", "level": "info", "service": "probe"}
+    assert line == {
+        "event": "event_applied",
+        "event_id": "e1",
+        "district": "泰山区",
+        "level": "info",
+        "service": "probe",
+    }
     assert "泰山区" in stream.getvalue(), "Chinese is readable as it stands"
 
 

@@ -59,9 +59,7 @@ def test_an_event_larger_than_a_batch_travels_alone() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from([NOTE, LEVEL]), st.integers(0, relay.BATCH_BYTES // 2)), max_size=30))
 def test_every_event_is_in_one_message_in_order_of_its_type(planned: list[tuple[str, int]]) -> None:
-    events = [
-        event(type_, {"failures": number, "padding": "x" * size}) for number, (type_, size) in enumerate(planned)
-    ]
+    events = [event(type_, {"failures": number, "padding": "x" * size}) for number, (type_, size) in enumerate(planned)]
     out: dict[str, list[str]] = {NOTE: [], LEVEL: []}
     for message, count in pack(events):
         inside = envelope.load(message.body, message.content_type)

@@ -40,7 +40,9 @@ def test_an_empty_environment_is_a_local_process() -> None:
     assert not read({}).production
 
 
-@pytest.mark.parametrize(("variable", "expected"), [(name, case) for name, case in GIVEN.items() if name != "ESTATION_MODE"])
+@pytest.mark.parametrize(
+    ("variable", "expected"), [(name, case) for name, case in GIVEN.items() if name != "ESTATION_MODE"]
+)
 def test_every_variable_is_heard(variable: str, expected: tuple[str, str, object]) -> None:
     field, text, value = expected
     assert getattr(read({variable: text}), field) == value

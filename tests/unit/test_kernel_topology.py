@@ -98,7 +98,15 @@ def test_users_may_do_what_their_work_needs() -> None:
     assert probe["configure"] == "^$"
     for name in ("probe.events", "probe.retry"):
         assert re.search(probe["write"], name)
-    for name in ("neighbour.events", "neighbour.retry", "probe.inbox", "probexevents", "a.probe.events", "", "unrouted"):
+    for name in (
+        "neighbour.events",
+        "neighbour.retry",
+        "probe.inbox",
+        "probexevents",
+        "a.probe.events",
+        "",
+        "unrouted",
+    ):
         assert not re.search(probe["write"], name)
     assert re.search(probe["read"], "probe.inbox")
     for name in ("neighbour.inbox", "probe.dead", "probe.wait.5s", "probe.events", "unrouted"):

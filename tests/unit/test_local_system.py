@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from deploy.local import credentials, layout, lifecycle, system
+from deploy.local import commands, credentials, layout, lifecycle, system
 from deploy.local.errors import LauncherError
 from deploy.local.layout import Layout
 from deploy.local.program import Stage
@@ -93,6 +94,16 @@ def test_two_commands_never_work_on_one_system_at_once(place: Layout) -> None:
         pass
     with lifecycle.alone(place):
         pass
+
+
+def test_down_and_status_of_a_system_that_is_not_up_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESTATION_VAR", str(tmp_path / "var"))
+    runner = CliRunner()
+    down = runner.invoke(commands.down)
+    assert (down.exit_code, down.output) == (0, "E-Station was not up.\n")
+    status = runner.invoke(commands.status)
+    assert (status.exit_code, status.output) == (1, "E-Station is not up: `estation up` starts it\n")
+    assert not (tmp_path / "var").exists()
 
 
 def _process(problem: str = "") -> Process:
