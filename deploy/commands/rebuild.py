@@ -3,21 +3,28 @@
 import click
 
 from services.kernel import mongo, settings
+from services.metrics.rebuild import RebuildError, check, mend
+
+SHOWN = 50
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Only compare; exit code 1 where a figure differs")
-def rebuild(check: bool) -> None:
-    """Recompute every roll-up from the event log, and mend what differs."""
-    from services.metrics import rebuild as work
-
+@click.option("--check", "only_check", is_flag=True, help="Only compare; exit code 1 where a figure differs")
+def rebuild(*, only_check: bool) -> None:
+    """Recompute every figure from the event log, and mend what differs."""
     database = mongo.connect(settings.read(), "metrics", "rebuild")
-    report = work.check(database) if check else work.repair(database)
+    report = check(database)
     click.echo(
-        f"{report.events} events, {report.rollups} roll-ups, {len(report.differences)} differences, "
-        f"{report.seconds:.1f} s"
+        f"{report.events} of {report.n} events, {report.rollups} roll-ups, {report.totals} totals, "
+        f"{len(report.differences)} differences, {report.seconds:.1f} s"
     )
-    for difference in report.differences[:50]:
+    for difference in report.differences[:SHOWN]:
         click.echo(f"  {difference}")
-    if check and report.differences:
-        raise SystemExit(1)
+    if only_check:
+        raise SystemExit(0 if report.agrees else 1)
+    try:
+        mend(database, report)
+    except RebuildError as error:
+        raise click.ClickException(str(error)) from error
+    if report.differences:
+        click.echo("mended")

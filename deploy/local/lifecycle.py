@@ -16,7 +16,7 @@ from deploy.local.errors import LauncherError
 from deploy.local.layout import OFFSET, PORTS, PROJECT, Layout
 from deploy.local.program import Stage
 from deploy.local.progress import WIDTH, say, step
-from deploy.local.supervision import ENDED, Supervisor
+from deploy.local.supervision import ENDED, ProcessState, Supervisor
 from deploy.local.system import System
 
 READY_SECONDS = 90
@@ -26,7 +26,7 @@ TRIES = 3
 
 
 def up(place: Layout, environ: Mapping[str, str], *, seed: bool = True) -> System:
-    """Starts what does not run yet, stage by stage, each ready before the next; if that fails, nothing is left running.
+    """Starts what does not run yet, stage by stage, each ready before the next. If that fails, all is as before.
 
     Raises:
         LauncherError: it could not be started; says why.
@@ -53,8 +53,9 @@ def up(place: Layout, environ: Mapping[str, str], *, seed: bool = True) -> Syste
                 supervisor.launch(parts.programs, environ)
             _start(supervisor, parts, environ, seed=seed)
         except BaseException:
-            say("  stopping what was started")
-            _stop(place, supervisor)
+            if fresh:
+                say("  stopping what was started")
+                _stop(place, supervisor)
             raise
         return parts
 
@@ -150,17 +151,19 @@ def _start(supervisor: Supervisor, parts: System, environ: Mapping[str, str], *,
             with step(program.name):
                 if program.name == "mongod":
                     mongodb.initiate(parts.layout)
-                _await(supervisor, parts.layout, program.name, checks[program.name], started)
+                _await(supervisor, parts.layout, states[program.name], checks[program.name], started)
     if seed:
         with step("demo data"):
             _command("seed", command_environment)
 
 
-def _await(supervisor: Supervisor, place: Layout, name: str, check: Callable[[], str], started: float) -> None:
-    log = place.log / f"{name}.log"
+def _await(
+    supervisor: Supervisor, place: Layout, before: ProcessState, check: Callable[[], str], started: float
+) -> None:
+    name, log = before.name, place.log / f"{before.name}.log"
     while problem := check():
         state = supervisor.states()[name]
-        if state.restarts >= TRIES or state.state == "FATAL":
+        if state.restarts >= before.restarts + TRIES or state.state == "FATAL":
             raise LauncherError(f"{name} does not start: {_last_line(log)} ({log})")
         if time.monotonic() - started > READY_SECONDS:
             raise LauncherError(f"{name} is not ready after {READY_SECONDS} s: {problem} ({log})")

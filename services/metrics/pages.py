@@ -1,34 +1,17 @@
 """What people see: plain HTML without scripts, Chinese first, readable on a phone."""
 
-import hashlib
 from collections.abc import Iterable
 from html import escape
-from typing import Any, Final
+from typing import Final
 
+from contracts.catalogue import METRICS
 from contracts.codes import UNITS
 from contracts.describe import EventDescription
-from services.kernel import clock, openapi
+from services.kernel import clock
+from services.kernel.web import home, page
 from services.metrics.figures import NO_SOURCE, STALE, Figure, Knowledge, county_name
 from services.metrics.plan import Plan
 
-STYLE: Final = b"""\
-:root { color-scheme: light dark; --line: #8884; --dim: #767676 }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 0 1rem 3rem; max-width: 60rem; line-height: 1.6;
-  font-family: system-ui, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif }
-h1 { font-size: 1.5rem; margin: 1.2rem 0 0 } h2 { font-size: 1.2rem; margin: 1.6rem 0 .4rem } h3 { font-size: 1rem }
-p { margin: .4rem 0 } a { color: inherit }
-small, .dim { color: var(--dim) } .warn { border-left: .3rem solid #c80; padding-left: .6rem }
-.row { border-top: 1px solid var(--line); padding: .6rem 0 }
-.row h3 { margin: 0; font-weight: 600 } .value { font-size: 1.4rem; font-variant-numeric: tabular-nums }
-progress { width: 100%; height: .6rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-td, th { border-top: 1px solid var(--line); padding: .2rem .4rem; text-align: left; overflow-wrap: anywhere }
-td:last-child { text-align: right } .fields td:last-child { text-align: left }
-code { overflow-wrap: anywhere } nav a { margin-right: 1rem; white-space: nowrap }
-@media (min-width: 44rem) { .rows { display: grid; grid-template-columns: 1fr 1fr; column-gap: 2rem } }
-"""
-STYLE_PATH: Final = f"/assets/{hashlib.sha256(STYLE).hexdigest()[:16]}.css"
 _STATUS: Final = {STALE: "数据可能过时", NO_SOURCE: "尚无数据来源"}
 
 
@@ -36,7 +19,7 @@ def board(known: Knowledge, plan: Plan | None, figures: Iterable[Figure]) -> byt
     """The landing page: the year's plan today, what runs here, where to read on."""
     year = known.this_year
     if plan is None:
-        return _page("泰安e站", f"<h1>泰安e站</h1><p>{year} 年及以前没有已公布的工作计划。</p>{_links(year)}")
+        return page("泰安e站", f"<h1>泰安e站</h1><p>{year} 年及以前没有已公布的工作计划。</p>{_links(year)}")
     carried = (
         f'<p class="warn">{year} 年计划尚未公布,目标取自 {plan.targets_of} 年计划。 '
         f"<small>Targets of {plan.targets_of}.</small></p>"
@@ -51,38 +34,39 @@ def board(known: Knowledge, plan: Plan | None, figures: Iterable[Figure]) -> byt
 {"".join(_row(figure, known) for figure in figures)}
 </div>
 {_links(year)}"""
-    return _page(f"泰安e站 · {year} 年工作计划", body)
+    return page(f"泰安e站 · {year} 年工作计划", body)
 
 
 def unavailable() -> bytes:
     """The landing page without its database: no figures rather than old ones."""
-    return _page(
+    return page(
         "泰安e站",
         '<h1>泰安e站</h1><p class="warn">统计数据暂时无法读取,请稍后再试。 '
         "<small>Figures cannot be read just now; please try again.</small></p>",
     )
 
 
-def api(document: dict[str, Any], services: Iterable[str]) -> bytes:
-    """Every operation of metrics, and where the other services' documents are."""
+def api(services: Iterable[str]) -> bytes:
+    """Where each service's API is described: its own page, but that of metrics stands under /docs."""
+    places = {name: "/docs/metrics" if name == METRICS else f"/{name}/docs" for name in services}
     links = "".join(
-        f'<li><a href="/api/v1/{escape(name)}/openapi.json">/api/v1/{escape(name)}/openapi.json</a></li>'
-        for name in services
+        f'<li><a href="{escape(place)}">{escape(name)}</a> · '
+        f'<a href="/api/v1/{escape(name)}/openapi.json">openapi.json</a></li>'
+        for name, place in places.items()
     )
-    return _page(
+    return page(
         "泰安e站 · 接口",
-        f'<h1>接口 <small lang="en">HTTP API</small></h1><p>OpenAPI 3.1:</p><ul>{links}</ul>'
-        f'<div lang="en">{openapi.page([document])}</div>{_home()}',
+        f'<h1>接口 <small lang="en">HTTP API</small></h1><p>OpenAPI 3.1</p><ul>{links}</ul>{home()}',
     )
 
 
 def events(descriptions: Iterable[EventDescription]) -> bytes:
     """Every event that the services publish, with its fields."""
-    return _page(
+    return page(
         "泰安e站 · 事件",
         '<h1>事件 <small lang="en">Events</small></h1><p>CloudEvents 1.0 · AsyncAPI 3.0</p><div lang="en">'
         + "".join(_event(one) for one in descriptions)
-        + f"</div>{_home()}",
+        + f"</div>{home()}",
     )
 
 
@@ -146,24 +130,3 @@ def _links(year: int) -> str:
 <a href="/docs">接口文档</a>
 <a href="/docs/events">事件目录</a>
 </nav>"""
-
-
-def _home() -> str:
-    return '<nav><a href="/">泰安e站</a><a href="/docs">接口文档</a><a href="/docs/events">事件目录</a></nav>'
-
-
-def _page(title: str, body: str) -> bytes:
-    return f"""\
-<!doctype html>
-<html lang="zh-CN">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<link rel="stylesheet" href="{STYLE_PATH}">
-</head>
-<body>
-{body}
-</body>
-</html>
-""".encode()

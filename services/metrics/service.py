@@ -7,7 +7,7 @@ from pymongo.errors import PyMongoError
 
 from contracts.catalogue import CATALOGUE, METRICS
 from contracts.describe import describe
-from services.kernel import body, logging, mongo, openapi
+from services.kernel import body, logging, mongo, openapi, web
 from services.kernel.fields import page_of
 from services.kernel.host import run_service
 from services.kernel.http import Answer, AppProvider, Call, endpoint
@@ -19,7 +19,6 @@ from services.metrics.exporter import PlanCollector
 from services.metrics.figures import figures
 
 BASE: Final = "/api/v1/metrics"
-HTML: Final = "text/html"
 OFFICERS: Final = frozenset({"unit_officer", "county_officer", "city_officer"})
 
 
@@ -78,33 +77,34 @@ class MetricsService:
         del call
         return Answer(DOCUMENT, headers={"Cache-Control": "public, max-age=60"})
 
-    @endpoint("GET", "/", "The plan today", answers={200: None}, media_type=HTML)
+    @endpoint("GET", "/", "The plan today", answers={200: None}, media_type=web.HTML)
     def get_board(self, call: Call) -> Answer:
         try:
             known, plan = handlers.this_years_plan(call.app.database, call.app.plans, call.now)
         except PyMongoError as error:
             logging.get().warning("board_without_figures", exc_info=error)
-            return _html(pages.unavailable(), 503, {"Retry-After": "5"})
-        return _html(pages.board(known, plan, figures(plan, known) if plan else ()))
+            return web.html(pages.unavailable(), 503, {"Retry-After": "5"})
+        return web.html(pages.board(known, plan, figures(plan, known) if plan else ()))
 
-    @endpoint("GET", "/docs", "The HTTP API for people", answers={200: None}, media_type=HTML)
+    @endpoint("GET", "/docs", "The HTTP API for people", answers={200: None}, media_type=web.HTML)
     def get_docs(self, call: Call) -> Answer:
         del call
-        return _html(API_PAGE)
+        return web.html(DOCS_PAGE)
 
-    @endpoint("GET", "/docs/events", "The events for people", answers={200: None}, media_type=HTML)
+    @endpoint("GET", "/docs/metrics", "The API of metrics for people", answers={200: None}, media_type=web.HTML)
+    def get_api_docs(self, call: Call) -> Answer:
+        del call
+        return web.html(API_PAGE)
+
+    @endpoint("GET", "/docs/events", "The events for people", answers={200: None}, media_type=web.HTML)
     def get_event_docs(self, call: Call) -> Answer:
         del call
-        return _html(EVENTS_PAGE)
+        return web.html(EVENTS_PAGE)
 
-    @endpoint("GET", pages.STYLE_PATH, "The pages' style", answers={200: None}, media_type="text/css", limited=False)
+    @endpoint("GET", web.STYLE_PATH, "The pages' style", answers={200: None}, media_type="text/css", limited=False)
     def get_style(self, call: Call) -> Answer:
         del call
-        return Answer(pages.STYLE, 200, {"Cache-Control": "public, max-age=31536000, immutable"}, "text/css")
-
-
-def _html(page: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
-    return Answer(page, status, headers or {}, f"{HTML}; charset=utf-8")
+        return Answer(web.STYLE, 200, {"Cache-Control": "public, max-age=31536000, immutable"}, "text/css")
 
 
 _DESCRIBED: Final = openapi.document(
@@ -114,7 +114,8 @@ _DESCRIBED: Final = openapi.document(
     openapi.endpoints(MetricsService),
 )
 DOCUMENT: Final = body.dumps(_DESCRIBED)
-API_PAGE: Final = pages.api(_DESCRIBED, sorted({METRICS, *CATALOGUE.owners}))
+API_PAGE: Final = web.api_page("统计 metrics", _DESCRIBED)
+DOCS_PAGE: Final = pages.api(sorted({METRICS, *CATALOGUE.owners}))
 EVENTS_PAGE: Final = pages.events(describe())
 
 

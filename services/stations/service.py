@@ -1,8 +1,8 @@
 """The stations service's table of contents: every address, who may call it, which use case answers."""
 
-from typing import Any
+from typing import Any, Final
 
-from services.kernel import body, clock, openapi, telemetry
+from services.kernel import body, clock, openapi, telemetry, web
 from services.kernel.fields import Out, page_of
 from services.kernel.host import run_service
 from services.kernel.http import Answer, AppProvider, Call, Page, created, endpoint, found
@@ -421,15 +421,20 @@ class StationsService:
         del call
         return Answer(DOCUMENT, headers={"Cache-Control": "public, max-age=60"})
 
+    @endpoint("GET", "/stations/docs", "The API of stations for people", answers={200: None}, media_type=web.HTML)
+    def get_docs(self, call: Call) -> Answer:
+        del call
+        return web.html(API_PAGE)
 
-DOCUMENT = body.dumps(
-    openapi.document(
-        "stations",
-        "E-Station: stations (工会驿站)",
-        "Union stations, their devices and the check-ins they post.",
-        openapi.endpoints(StationsService),
-    )
+
+_DESCRIBED: Final = openapi.document(
+    "stations",
+    "E-Station: stations (工会驿站)",
+    "Union stations, their devices and the check-ins they post.",
+    openapi.endpoints(StationsService),
 )
+DOCUMENT: Final = body.dumps(_DESCRIBED)
+API_PAGE: Final = web.api_page("工会驿站 stations", _DESCRIBED)
 
 
 def run(settings: Settings) -> None:

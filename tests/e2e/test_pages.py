@@ -42,7 +42,7 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     context.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/docs/events", "/stations/docs"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/events", "/stations/docs", "/docs/metrics"])
 def test_a_page_opens_without_a_complaint_and_fits_its_width(
     system: System, page: Page, path: str, tmp_path: Path
 ) -> None:

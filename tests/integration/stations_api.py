@@ -14,6 +14,7 @@ from urllib3 import PoolManager
 
 from contracts import envelope
 from contracts.catalogue import CATALOGUE
+from contracts.envelope import Event
 from services.kernel import clock, mongo
 from services.kernel.mongo import Document
 from services.stations import store
@@ -241,12 +242,17 @@ def documents(world: World) -> Iterator[Database[Document]]:
     mongoengine.disconnect(ALIAS)
 
 
-def total(events: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], int]:
-    """What checked events add up to: (measure, county, day) -> sum, without zeros."""
+def once_each(events: Iterable[Event]) -> list[Event]:
+    """The events by their ids, as consumers take them: publishing is at least once."""
+    return list({event["id"]: event for event in events}.values())
+
+
+def total(events: Iterable[Event]) -> dict[tuple[str, str, str], int]:
+    """What events add up to, each taken once and checked: (measure, county, day) -> sum, without zeros."""
     sums: dict[tuple[str, str, str], int] = {}
-    for event in events:
+    for event in once_each(events):
         CATALOGUE.check(envelope.check(event))
-        for measure, _programme, county, day, delta in CATALOGUE.counts(dict(event)):
+        for measure, _programme, county, day, delta in CATALOGUE.counts(event):
             sums[measure, county, day] = sums.get((measure, county, day), 0) + delta
     return {key: value for key, value in sums.items() if value}
 

@@ -12,7 +12,7 @@ from contracts import envelope
 from contracts.catalogue import CATALOGUE
 from services.kernel import clock
 from services.stations import rules
-from tests.integration.stations_api import Kiosk, Stations, ago, day_of, row, total
+from tests.integration.stations_api import Kiosk, Stations, ago, day_of, once_each, row, total
 from tests.parts import Tap, World, until
 
 COUNTY: Final = "370911-gx"
@@ -35,7 +35,7 @@ def seen(tap: Tap, type_: str, subject: str) -> dict[str, Any]:
     """The one event of a type about a subject, checked against the catalogue."""
 
     def found() -> list[dict[str, Any]]:
-        return [event for event in tap.drain() if (event["type"], event["subject"]) == (type_, subject)]
+        return [event for event in once_each(tap.drain()) if (event["type"], event["subject"]) == (type_, subject)]
 
     (event,) = until(found, f"{type_} published")
     CATALOGUE.check(envelope.check(event))
@@ -387,7 +387,7 @@ def test_after_any_walk_events_documents_and_counts_agree(world: World, seed: in
             if number % 50 == 0:
                 tap.drain()
         stations.settled()
-        events = until(lambda: complete(stations, tap.drain()), f"all events published (seed {seed})")
+        events = until(lambda: complete(stations, once_each(tap.drain())), f"all events published (seed {seed})")
         assert published(events) == stored(stations), f"seed {seed}"
 
         counts = stations.officer.get(f"/counts?first_day={day_of(ago(days=300))}&last_day={day_of(ago(days=-65))}")

@@ -8,6 +8,7 @@ import pytest
 
 from contracts.catalogue import CATALOGUE
 from contracts.describe import describe
+from services.kernel import web
 from services.metrics import pages, service
 from services.metrics.figures import Knowledge, figures
 from services.metrics.plan import SUM, Plan, Plans, Row
@@ -103,8 +104,10 @@ def test_page_without_database_shows_no_figure() -> None:
 
 
 def test_documents_name_every_operation_and_event() -> None:
+    places = _Outline(service.DOCS_PAGE)
+    assert {"/docs/metrics", "/stations/docs"} <= set(places.links)
+    assert {"/api/v1/metrics/openapi.json", "/api/v1/stations/openapi.json"} <= set(places.links)
     docs = _Outline(service.API_PAGE)
-    assert {"/api/v1/metrics/openapi.json", "/api/v1/stations/openapi.json"} <= set(docs.links)
     assert "GET /api/v1/metrics/plan/{year}" in docs.text
     events = _Outline(service.EVENTS_PAGE)
     for entry in CATALOGUE:
@@ -122,8 +125,8 @@ def test_restricted_event_and_optional_field_are_marked() -> None:
     assert "(optional)" in page
 
 
-@pytest.mark.parametrize("page", [service.API_PAGE, service.EVENTS_PAGE, pages.unavailable()])
+@pytest.mark.parametrize("page", [service.DOCS_PAGE, service.API_PAGE, service.EVENTS_PAGE, pages.unavailable()])
 def test_every_page_links_its_style_and_fits_a_phone(page: bytes) -> None:
-    assert pages.STYLE_PATH in _Outline(page).links
+    assert web.STYLE_PATH in _Outline(page).links
     assert b'<meta name="viewport" content="width=device-width, initial-scale=1">' in page
     assert b'<html lang="zh-CN">' in page
