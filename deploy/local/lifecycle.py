@@ -66,10 +66,12 @@ def down(place: Layout) -> bool:
         return False
     with alone(place):
         supervisor = Supervisor(place)
-        if supervisor.pid() is None:
-            return sweep(place)
-        _stop(place, supervisor)
-        return True
+        if supervisor.pid() is not None:
+            _stop(place, supervisor)
+            return True
+        found = sweep(place)
+        place.tidy()
+        return found
 
 
 def check_space(place: Layout) -> None:

@@ -104,9 +104,10 @@ class Relay:
         """Publishes and marks one read of every source; returns how many events were confirmed.
 
         Raises:
-            PublishError, PyMongoError: nothing of the read in hand may count as published.
+            PublishError: something was refused, which stays pending alone; or nothing of a read may count as published.
+            PyMongoError: nothing of a read may count as published.
         """
-        confirmed = 0
+        confirmed = refused = 0
         for source in self._sources:
             collection = self._database[source.collection]
             documents = list(
@@ -118,11 +119,15 @@ class Relay:
                 .hint(INDEX)
             )
             if documents:
-                confirmed += self._publish(source, documents)
+                done, left = self._publish(source, documents)
+                confirmed, refused = confirmed + done, refused + left
+        if refused:
+            raise PublishError("refused")
         self._faults = 0
         return confirmed
 
-    def _publish(self, source: Source, documents: Sequence[Document]) -> int:
+    def _publish(self, source: Source, documents: Sequence[Document]) -> tuple[int, int]:
+        """How many events were confirmed, and how many messages the broker refused."""
         owner_of: dict[str, str] = {}
         events: list[Event] = []
         for document in documents:
@@ -142,9 +147,7 @@ class Relay:
         telemetry.RELAY_EVENTS.labels(self._service).inc(done)
         for _message, count in packed:
             telemetry.RELAY_BATCH.labels(self._service).observe(count)
-        if refused:
-            raise PublishError("refused")
-        return done
+        return done, len(refused)
 
     def _hold(self) -> None:
         held = self._lease.hold()

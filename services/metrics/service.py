@@ -19,6 +19,7 @@ from services.metrics.exporter import PlanCollector
 from services.metrics.figures import figures
 
 BASE: Final = "/api/v1/metrics"
+SVG: Final = "image/svg+xml"
 OFFICERS: Final = frozenset({"unit_officer", "county_officer", "city_officer"})
 
 
@@ -104,7 +105,12 @@ class MetricsService:
     @endpoint("GET", web.STYLE_PATH, "The pages' style", answers={200: None}, media_type="text/css", limited=False)
     def get_style(self, call: Call) -> Answer:
         del call
-        return Answer(web.STYLE, 200, {"Cache-Control": "public, max-age=31536000, immutable"}, "text/css")
+        return web.asset(web.STYLE, "text/css")
+
+    @endpoint("GET", web.ICON_PATH, "The pages' icon", answers={200: None}, media_type=SVG, limited=False)
+    def get_icon(self, call: Call) -> Answer:
+        del call
+        return web.asset(web.ICON, SVG)
 
 
 _DESCRIBED: Final = openapi.document(

@@ -1,5 +1,6 @@
 """The consumer on a real broker and database: applied once, tried a bounded number of times, parked with a reason."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -55,20 +56,18 @@ def note(**data: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def shared(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consumer]:
     """One running consumer with short pauses for the tests that leave it running."""
-    world = ProbeWorld(parts, tmp_path_factory.mktemp("consumer"))
-    consumer = Consumer(world)
-    consumer.process.start()
-    with consumer.mail.pausing(QUICK_MS):
-        yield consumer
-    world.close()
+    with contextlib.closing(ProbeWorld(parts, tmp_path_factory.mktemp("consumer"))) as world:
+        consumer = Consumer(world)
+        consumer.process.start()
+        with consumer.mail.pausing(QUICK_MS):
+            yield consumer
 
 
 @pytest.fixture
 def fresh(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consumer]:
     """A consumer of the test's own, not yet started."""
-    world = ProbeWorld(parts, tmp_path_factory.mktemp("consumer"))
-    yield Consumer(world)
-    world.close()
+    with contextlib.closing(ProbeWorld(parts, tmp_path_factory.mktemp("consumer"))) as world:
+        yield Consumer(world)
 
 
 def test_a_replayed_event_takes_effect_once(shared: Consumer) -> None:

@@ -26,6 +26,11 @@ td:last-child { text-align: right } .fields td:last-child { text-align: left }
 code { overflow-wrap: anywhere } nav a { margin-right: 1rem; white-space: nowrap }
 @media (min-width: 44rem) { .rows { display: grid; grid-template-columns: 1fr 1fr; column-gap: 2rem } }
 """
+ICON: Final = b"""\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#b3261e"/>\
+<path d="M23 17H9a7 7 0 1 1 13.6-2.4M22.5 20.5A7 7 0 0 1 9.5 19" fill="none" stroke="#fff" stroke-width="3"/></svg>
+"""
+ICON_PATH: Final = f"/assets/{hashlib.sha256(ICON).hexdigest()[:16]}.svg"
 STYLE_PATH: Final = f"/assets/{hashlib.sha256(STYLE).hexdigest()[:16]}.css"
 
 
@@ -44,6 +49,7 @@ def page(title: str, body: str) -> bytes:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
 <link rel="stylesheet" href="{STYLE_PATH}">
+<link rel="icon" type="image/svg+xml" href="{ICON_PATH}">
 </head>
 <body>
 {body}
@@ -61,3 +67,8 @@ def api_page(title: str, document: dict[str, Any]) -> bytes:
 def html(page: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
     """A page as an answer."""
     return Answer(page, status, headers or {}, f"{HTML}; charset=utf-8")
+
+
+def asset(content: bytes, content_type: str) -> Answer:
+    """A file whose name carries its hash: kept by browsers for a year."""
+    return Answer(content, 200, {"Cache-Control": "public, max-age=31536000, immutable"}, content_type)
