@@ -49,7 +49,7 @@ class ProbeWorld(World):
     """A fresh vhost and databases for the probe and its processes."""
 
     def __init__(self, parts: Parts, folder: Path) -> None:
-        super().__init__(parts, folder, probe.EVENTS, module="tests.probe")
+        super().__init__(parts, folder, probe.EVENTS, module="tests.run_probe")
         self._clients = contextlib.ExitStack()
         self.database = self._clients.enter_context(connected(self.settings(probe.NAME), probe.NAME, "test"))
         probe.ensure_indexes(self.database)

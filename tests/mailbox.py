@@ -76,17 +76,6 @@ class Mailbox:
         letters: list[Letter] = until(found, f"{count} parked with {parts}", seconds)
         return letters
 
-    def await_empty(self, seconds: float = 30) -> None:
-        """Returns when no message of this consumer is under way: none ready, unsettled or pausing."""
-        names = [catalogue.inbox(self.consumer), *(catalogue.wait(self.consumer, pause) for pause in catalogue.WAITS)]
-
-        def empty() -> bool:
-            management = self._broker.management
-            queues = [management.call("GET", f"/queues/{self._broker.vhost}/{name}") for name in names]
-            return all(queue.get("messages", 1) == 0 for queue in queues) and not any(map(self._broker.depth, names))
-
-        until(empty, f"{names} are empty", seconds)
-
     @contextlib.contextmanager
     def pausing(self, milliseconds: int, *pauses: str) -> Iterator[None]:
         """While the block runs, the given pauses (all unless told) are that long."""
@@ -105,8 +94,8 @@ class Mailbox:
             management.call(
                 "PUT", path, {"pattern": pattern, "apply-to": "queues", "priority": 20, "definition": definition}
             )
-        for name in names:
-            until(lambda name=name: self._policy(name) == f"test.{name}", f"{name} pauses for {milliseconds} ms")
+        in_force = [f"test.{name}" for name in names]
+        until(lambda: [self._policy(name) for name in names] == in_force, f"pauses of {milliseconds} ms")
         try:
             yield
         finally:

@@ -1,10 +1,8 @@
-"""A small service that shows the kernel at work, with contracts of its own: ``python -m tests.probe service probe``.
+"""A small service that shows the kernel at work, with contracts of its own: see ``tests.run_probe``.
 
 What its handlers do is told by what they are given: fail so many times, take so long, then take effect.
 """
 
-import sys
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
@@ -21,7 +19,6 @@ from services.kernel import (
     errors,
     ids,
     inbox,
-    logging,
     mongo,
     outbox,
     process,
@@ -276,6 +273,24 @@ def run_service(known: settings.Settings) -> None:
     host.run_service(service(), app)
 
 
+def run_deaf(known: settings.Settings) -> None:
+    """A service that lacks a method for what its inbox is bound to."""
+    from services.kernel import host
+    from services.kernel.consumer import on
+
+    class DeafService:
+        """Hears notes only."""
+
+        name = NAME
+
+        @on(NoteWrittenV1)
+        def on_note_written(self, _event: Event) -> None:
+            """Nothing to do."""
+
+    database = mongo.connect(known, NAME, "service")
+    host.run_service(DeafService, ProbeApp(known, database))
+
+
 def run_relay(known: settings.Settings) -> None:
     """The relay until SIGTERM."""
     database = mongo.connect(known, NAME, "relay")
@@ -287,14 +302,8 @@ def run_relay(known: settings.Settings) -> None:
     process.run_worker(worker, known, readiness)
 
 
-ROLES: Final[dict[str, Callable[[settings.Settings], None]]] = {"service": run_service, "relay": run_relay}
-
-if __name__ == "__main__":
-    if sys.argv[1] == "service":
-        warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
-        import eventlet
-
-        eventlet.monkey_patch()
-    told = settings.read()
-    logging.configure(f"{sys.argv[1]}-{NAME}", told.log_level)
-    ROLES[sys.argv[1]](told)
+ROLES: Final[dict[str, Callable[[settings.Settings], None]]] = {
+    "service": run_service,
+    "deaf": run_deaf,
+    "relay": run_relay,
+}

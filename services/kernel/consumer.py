@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import eventlet
 import kombu
+import kombu.pools
 import structlog
 from eventlet.event import Event as Settled
 from kombu.mixins import ConsumerMixin

@@ -18,7 +18,7 @@ import eventlet
 import structlog
 from eventlet import wsgi
 from eventlet.event import Event as Settled
-from marshmallow import RAISE, Schema, ValidationError, fields
+from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from nameko.extensions import DependencyProvider, Entrypoint
 from nameko.web.server import WebServer
 from werkzeug.exceptions import HTTPException
@@ -330,7 +330,11 @@ class Page(ReadQuery):
         validate=lambda value: _in_range(value, 1, Page.LIMIT_MAX),
         metadata={"minimum": 1, "maximum": 200, "description": "Items at most"},
     )
-    cursor = fields.String(load_default="", metadata={"description": "`next` of the page before", "maxLength": 200})
+    cursor = fields.String(
+        load_default="",
+        validate=validate.Length(max=200, error="bad_cursor"),
+        metadata={"description": "`next` of the page before"},
+    )
 
 
 def _in_range(value: int, low: int, high: int) -> None:

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from marshmallow import Schema, fields
+from marshmallow import INCLUDE, Schema, fields
 
 from services.kernel.http import PROBLEM, Endpoint, HttpEntrypoint
 
-_PATH_PARAMETER: Final = re.compile(r"<(?:[a-z]+(?:\([^)]*\))?:)?([a-z_]+)>")
+_PATH_PARAMETER: Final = re.compile(
+    r"<(?:(?:any\((?P<choices>[^)]*)\)|string\(length=(?P<length>\d+)\)|[a-z]+(?:\([^)]*\))?):)?(?P<name>[a-z_]+)>"
+)
 _TITLES: Final = {
     400: "The request cannot be read",
     401: "No valid credentials",
@@ -40,7 +42,12 @@ class ProblemError(Schema):
 
 
 class Problem(Schema):
-    """Problem details (RFC 9457)."""
+    """Problem details (RFC 9457), with members of its own where a code has any: ``state``, ``limit``."""
+
+    class Meta:
+        """Consumers must ignore members they do not know."""
+
+        unknown = INCLUDE
 
     type = fields.String(required=True)
     title = fields.String(required=True)
@@ -82,8 +89,7 @@ def document(
         spec.components.schema(schema.__name__, schema=schema)
     for endpoint in about:
         if endpoint.url.startswith("/api/"):
-            path = _PATH_PARAMETER.sub(r"{\1}", endpoint.url)
-            spec.path(path=path, operations={endpoint.method.lower(): _operation(name, endpoint)})
+            spec.path(path=_path(endpoint), operations={endpoint.method.lower(): _operation(name, endpoint)})
     return dict(spec.to_dict())
 
 
@@ -113,13 +119,13 @@ def _operation(name: str, about: Endpoint) -> dict[str, Any]:
 
 
 def _operation_id(about: Endpoint) -> str:
-    return about.method.lower() + "_" + re.sub(r"[^a-z0-9]+", "_", about.url.removeprefix("/api/v1/")).strip("_")
+    return about.method.lower() + "_" + re.sub(r"[^a-z0-9]+", "_", _path(about).removeprefix("/api/v1/")).strip("_")
 
 
 def _parameters(about: Endpoint) -> list[dict[str, Any]]:
     found = [
-        {"in": "path", "name": parameter, "required": True, "schema": {"type": "string", "minLength": 1}}
-        for parameter in _PATH_PARAMETER.findall(about.url)
+        {"in": "path", "name": parameter["name"], "required": True, "schema": _path_schema(parameter)}
+        for parameter in _PATH_PARAMETER.finditer(about.url)
     ]
     if about.creates:
         found.append(
@@ -142,6 +148,17 @@ def _parameters(about: Endpoint) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _path(about: Endpoint) -> str:
+    return _PATH_PARAMETER.sub(r"{\g<name>}", about.url)
+
+
+def _path_schema(parameter: re.Match[str]) -> dict[str, Any]:
+    if parameter["choices"]:
+        return {"type": "string", "enum": re.findall(r"\w+", parameter["choices"])}
+    length = int(parameter["length"] or 0)
+    return {"type": "string", "minLength": length or 1, **({"maxLength": length} if length else {})}
 
 
 def _success(status: int, schema: type[Schema] | None, about: Endpoint) -> dict[str, Any]:

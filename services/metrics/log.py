@@ -6,7 +6,7 @@ and ``totals`` hold what the events add up to by day and by year. The document `
 the history: it is kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -93,7 +93,7 @@ def apply(
             sums = Sums()
             for fact in fresh:
                 sums.add(fact.counts)
-            add(database, sums, session)
+            add(database, sums.days(), sums.years(), session)
     return fresh
 
 
@@ -107,9 +107,11 @@ def is_events_own(error: Exception) -> bool:
     return not isinstance(error, PyMongoError) or _code(error) in _EVENTS_OWN
 
 
-def add(database: Database[Document], sums: Sums, session: ClientSession) -> None:
+def add(
+    database: Database[Document], days: Mapping[Cell, int], years: Mapping[Cell, int], session: ClientSession
+) -> None:
     """Adds increments to roll-ups and totals."""
-    for collection, period, cells in ((ROLLUPS, "day", sums.days), (TOTALS, "year", sums.years)):
+    for collection, period, cells in ((ROLLUPS, "day", days), (TOTALS, "year", years)):
         if cells:
             database[collection].bulk_write(
                 [_increment(cell, period, delta) for cell, delta in cells.items()], session=session

@@ -1,7 +1,6 @@
 """From counts to sums: which roll-up and which total a count adds to. Pure; order of events does not matter."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from contracts.measures import Count
@@ -23,20 +22,29 @@ class Cell(NamedTuple):
         return SEPARATOR.join(self)
 
 
-@dataclass(slots=True)
 class Sums:
-    """Increments by day and by year; a cell whose counts cancel out stays, with 0: it has been counted."""
+    """What counts add up to; a figure whose counts cancel out stays, with 0: it has been counted."""
 
-    days: dict[Cell, int] = field(default_factory=dict)
-    years: dict[Cell, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._days: dict[tuple[str, str, str, str], int] = {}
 
     def add(self, counts: Iterable[Count]) -> None:
-        """Adds counts on their day and in the year of that day."""
+        """Adds counts."""
         for count in counts:
-            day = Cell(count.measure, count.programme, count.county, count.day)
-            self.days[day] = self.days.get(day, 0) + count.delta
-            year = Cell(count.measure, count.programme, count.county, count.day[:4])
-            self.years[year] = self.years.get(year, 0) + count.delta
+            cell = (count.measure, count.programme, count.county, count.day)
+            self._days[cell] = self._days.get(cell, 0) + count.delta
+
+    def days(self) -> dict[Cell, int]:
+        """By day."""
+        return {Cell(*cell): value for cell, value in self._days.items()}
+
+    def years(self) -> dict[Cell, int]:
+        """By the year of the day."""
+        found: dict[Cell, int] = {}
+        for (measure, programme, county, day), value in self._days.items():
+            cell = Cell(measure, programme, county, day[:4])
+            found[cell] = found.get(cell, 0) + value
+        return found
 
 
 def trail(counts: Iterable[Count]) -> list[str]:
@@ -46,4 +54,4 @@ def trail(counts: Iterable[Count]) -> list[str]:
 
 def drill(measure: str, county: str, day: str) -> str:
     """One entry of :func:`trail`."""
-    return SEPARATOR.join((measure, county, day))
+    return f"{measure}|{county}|{day}"

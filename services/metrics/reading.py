@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from contracts import envelope
 from contracts.catalogue import METRICS, Catalogue
 from contracts.envelope import Event, MalformedError
 from services.kernel import logging, retry
 from services.metrics.log import Fact
+
+PASSED_MAX: Final = 50_000
 
 
 class Delivery(NamedTuple):
@@ -50,6 +52,7 @@ class Reader:
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
         self._consumed = {entry.type for entry in catalogue.consumed_by(METRICS)}
+        self._passed: set[tuple[Any, ...]] = set()
 
     def read(self, delivery: Delivery, batch: Batch) -> None:
         """Adds a delivery's events to a batch; one that is malformed takes no neighbour along."""
@@ -75,9 +78,7 @@ class Reader:
     def _read_event(self, raw: Any, delivery: Delivery, batch: Batch) -> None:
         try:
             event = envelope.check(raw)
-            self._catalogue.check(event)
-            if event["type"] not in self._consumed:
-                raise MalformedError("not_consumed_here")  # noqa: TRY301
+            self._check(event)
         except MalformedError as error:
             batch.refusals.append(_refused(raw, delivery, str(error)))
             return
@@ -91,6 +92,27 @@ class Reader:
         batch.facts[event["id"]] = Fact(event, counts, datetime.fromisoformat(event["recordedtime"]))
         if retry.ATTEMPT in delivery.headers:
             batch.headers[event["id"]] = delivery.headers
+
+    def _check(self, event: Event) -> None:
+        """The catalogue's verdict, which depends on these few values alone and repeats itself all day.
+
+        The schemas take half of the time that reading takes; what passed once is not put to them again.
+        """
+        data = event["data"]
+        # the types, too: to a set, 1, 1.0 and True are the same
+        seen = (event["type"], event["source"], event["county"], *data.items(), *map(type, data.values()))
+        try:
+            if seen in self._passed:
+                return
+        except TypeError:  # a list in it
+            seen = ()
+        self._catalogue.check(event)
+        if event["type"] not in self._consumed:
+            raise MalformedError("not_consumed_here")
+        if seen:
+            if len(self._passed) >= PASSED_MAX:
+                self._passed.clear()
+            self._passed.add(seen)
 
 
 def _refused(raw: Any, delivery: Delivery, reason: str) -> Refusal:

@@ -79,7 +79,7 @@ def check(database: Database[Document], events: Catalogue = CATALOGUE) -> Report
     for event in log.events(database, n):
         sums.add(events.counts(event))
         read += 1
-    differences = (*_compare(log.ROLLUPS, sums.days, days), *_compare(log.TOTALS, sums.years, years))
+    differences = (*_compare(log.ROLLUPS, sums.days(), days), *_compare(log.TOTALS, sums.years(), years))
     return Report(n, read, len(days), len(years), differences, repairs, time.perf_counter() - started)
 
 
@@ -117,10 +117,8 @@ def _mend(database: Database[Document], repairs: int, chunk: Sequence[Difference
         raise RebuildError("somebody else has mended figures meanwhile: check again")
     log.add(
         database,
-        Sums(
-            {one.cell: one.missing for one in chunk if one.collection == log.ROLLUPS},
-            {one.cell: one.missing for one in chunk if one.collection == log.TOTALS},
-        ),
+        {one.cell: one.missing for one in chunk if one.collection == log.ROLLUPS},
+        {one.cell: one.missing for one in chunk if one.collection == log.TOTALS},
         session,
     )
     for collection in (log.ROLLUPS, log.TOTALS):

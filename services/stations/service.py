@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from contracts.codes import Facility
 from services.kernel import body, clock, openapi, telemetry, web
 from services.kernel.fields import Out, page_of
 from services.kernel.host import run_service
@@ -17,6 +18,10 @@ from services.stations.models import ALIAS, Checkin, Device, Fault, Station, Sup
 from services.stations.store import Model
 
 BASE = "/api/v1/stations"
+ID = "<string(length=36):id>"
+"""Of the length of our ids, so that none of them is taken for ``checkins/import``."""
+MOVE = f"<any({', '.join(rules.STATION_MOVES)}):move>"
+FACILITY = f"<any({', '.join(Facility)}):kind>"
 SILENCE_WATCH_SECONDS = 60
 
 
@@ -92,13 +97,13 @@ class StationsService:
         items = [{**row, "open_now": handlers.is_open(row, call.now)} for row in rows]
         return Answer({"items": schemas.PublicStationOut(many=True).dump(items), "next": following})
 
-    @endpoint("GET", f"{BASE}/stations/<id>", "One station", answers={200: schemas.StationOut}, roles=rules.READERS)
+    @endpoint("GET", f"{BASE}/stations/{ID}", "One station", answers={200: schemas.StationOut}, roles=rules.READERS)
     def get_station(self, call: Call) -> Answer:
         return one(call.app.store.get(Station, call.path["id"], call.caller), schemas.StationOut)
 
     @endpoint(
         "PATCH",
-        f"{BASE}/stations/<id>",
+        f"{BASE}/stations/{ID}",
         "Edit a station's name, address, hours or position",
         body=schemas.StationEdit,
         answers={200: schemas.StationOut},
@@ -112,7 +117,7 @@ class StationsService:
 
     @endpoint(
         "POST",
-        f"{BASE}/stations/<id>/<any(open, suspend, resume, close):move>",
+        f"{BASE}/stations/{ID}/{MOVE}",
         "Open, suspend, resume or close a station",
         body=schemas.ReasonIn,
         answers={200: schemas.StationOut},
@@ -127,7 +132,7 @@ class StationsService:
 
     @endpoint(
         "POST",
-        f"{BASE}/stations/<id>/facilities",
+        f"{BASE}/stations/{ID}/facilities",
         "Add a facility",
         body=schemas.FacilityIn,
         answers={200: schemas.StationOut},
@@ -140,7 +145,7 @@ class StationsService:
 
     @endpoint(
         "DELETE",
-        f"{BASE}/stations/<id>/facilities/<kind>",
+        f"{BASE}/stations/{ID}/facilities/{FACILITY}",
         "Remove a facility",
         answers={200: schemas.StationOut},
         roles=rules.OFFICERS,
@@ -154,7 +159,7 @@ class StationsService:
 
     @endpoint(
         "POST",
-        f"{BASE}/stations/<id>/devices",
+        f"{BASE}/stations/{ID}/devices",
         "Enroll a device; its key is shown once",
         body=schemas.DeviceIn,
         answers={201: schemas.DeviceKeyOut},
@@ -171,7 +176,7 @@ class StationsService:
 
     @endpoint(
         "GET",
-        f"{BASE}/stations/<id>/devices",
+        f"{BASE}/stations/{ID}/devices",
         "A station's devices",
         query=Page,
         answers={200: page_of(schemas.DeviceOut)},
@@ -181,13 +186,13 @@ class StationsService:
         station = call.app.store.get(Station, call.path["id"], call.caller)
         return listing(call, Device, schemas.DeviceOut, station=station["_id"])
 
-    @endpoint("GET", f"{BASE}/devices/<id>", "One device", answers={200: schemas.DeviceOut}, roles=rules.READERS)
+    @endpoint("GET", f"{BASE}/devices/{ID}", "One device", answers={200: schemas.DeviceOut}, roles=rules.READERS)
     def get_device(self, call: Call) -> Answer:
         return one(call.app.store.get(Device, call.path["id"], call.caller), schemas.DeviceOut)
 
     @endpoint(
         "POST",
-        f"{BASE}/devices/<id>/rotate",
+        f"{BASE}/devices/{ID}/rotate",
         "A further key; the one before stays live until the next rotation",
         answers={200: schemas.DeviceKeyOut},
         roles=rules.OFFICERS,
@@ -199,7 +204,7 @@ class StationsService:
 
     @endpoint(
         "POST",
-        f"{BASE}/devices/<id>/revoke",
+        f"{BASE}/devices/{ID}/revoke",
         "End a device's credentials for good, effective within a minute",
         body=schemas.ReasonIn,
         answers={200: schemas.DeviceOut},
@@ -279,13 +284,13 @@ class StationsService:
         rows, following = call.app.store.quarantine(call.caller, limit=call.query["limit"], cursor=call.query["cursor"])
         return Answer({"items": schemas.CheckinOut(many=True).dump(rows), "next": following})
 
-    @endpoint("GET", f"{BASE}/checkins/<id>", "One check-in", answers={200: schemas.CheckinOut}, roles=rules.READERS)
+    @endpoint("GET", f"{BASE}/checkins/{ID}", "One check-in", answers={200: schemas.CheckinOut}, roles=rules.READERS)
     def get_checkin(self, call: Call) -> Answer:
         return one(call.app.store.get(Checkin, call.path["id"], call.caller), schemas.CheckinOut)
 
     @endpoint(
         "POST",
-        f"{BASE}/checkins/<id>/approve",
+        f"{BASE}/checkins/{ID}/approve",
         "Let a quarantined check-in count, on the day it happened",
         body=schemas.ApprovalIn,
         answers={200: schemas.CheckinOut},
@@ -300,7 +305,7 @@ class StationsService:
 
     @endpoint(
         "POST",
-        f"{BASE}/checkins/<id>/void",
+        f"{BASE}/checkins/{ID}/void",
         "Take a check-in back, with what it had added to the figures",
         body=schemas.ReasonIn,
         answers={200: schemas.CheckinOut},
@@ -352,13 +357,13 @@ class StationsService:
     def get_faults(self, call: Call) -> Answer:
         return listing(call, Fault, schemas.FaultOut, **given(call, "state", "station"))
 
-    @endpoint("GET", f"{BASE}/faults/<id>", "One fault", answers={200: schemas.FaultOut}, roles=rules.READERS)
+    @endpoint("GET", f"{BASE}/faults/{ID}", "One fault", answers={200: schemas.FaultOut}, roles=rules.READERS)
     def get_fault(self, call: Call) -> Answer:
         return one(call.app.store.get(Fault, call.path["id"], call.caller), schemas.FaultOut)
 
     @endpoint(
         "POST",
-        f"{BASE}/faults/<id>/clear",
+        f"{BASE}/faults/{ID}/clear",
         "Note that a fault was mended",
         body=schemas.ReasonIn,
         answers={200: schemas.FaultOut},
@@ -398,13 +403,13 @@ class StationsService:
             where["expires_on__lt"] = call.query["expires_before"]
         return listing(call, Supply, schemas.SupplyOut, **where)
 
-    @endpoint("GET", f"{BASE}/supplies/<id>", "One stock", answers={200: schemas.SupplyOut}, roles=rules.READERS)
+    @endpoint("GET", f"{BASE}/supplies/{ID}", "One stock", answers={200: schemas.SupplyOut}, roles=rules.READERS)
     def get_supply(self, call: Call) -> Answer:
         return one(call.app.store.get(Supply, call.path["id"], call.caller), schemas.SupplyOut)
 
     @endpoint(
         "PATCH",
-        f"{BASE}/supplies/<id>",
+        f"{BASE}/supplies/{ID}",
         "Edit a stock's quantity or expiry",
         body=schemas.SupplyEdit,
         answers={200: schemas.SupplyOut},

@@ -1,6 +1,6 @@
 """Every query and conditional write of the stations service.
 
-Each function takes the actor and sees only what lies in the actor's district.
+What a person may ask for takes the actor and sees only what lies in the actor's district.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

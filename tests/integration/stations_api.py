@@ -167,6 +167,11 @@ class Stations:
         self._pool.clear()
         self.database.client.close()
 
+    @property
+    def origin(self) -> str:
+        """Where the service is."""
+        return f"http://127.0.0.1:{self.process.http_port}"
+
     def start(self) -> None:
         """Starts the service, again after a stop; returns when it answers."""
         self.process.start()
@@ -178,7 +183,7 @@ class Stations:
 
     def with_token(self, token: str) -> Api:
         """Somebody with whatever credential."""
-        return Api(f"http://127.0.0.1:{self.process.http_port}", token, self._pool)
+        return Api(self.origin, token, self._pool)
 
     def station(
         self, county: str = "370902", *, opened: bool = True, facilities: Iterable[str] = ("water",), **fields: Any

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -115,8 +116,7 @@ def test_each_pause_is_longer_than_the_one_before(fresh: Consumer) -> None:
     given = note(failures=1000)
     for failed, pause in enumerate(("5s", "30s", "5m")):
         fresh.mail.send(given, **{"x-estation-attempt": failed})
-        queue = catalogue.wait(probe.NAME, pause)
-        (letter,) = until(lambda queue=queue: fresh.mail.take(queue), f"a message in {queue}")
+        (letter,) = until(partial(fresh.mail.take, catalogue.wait(probe.NAME, pause)), f"a message that pauses {pause}")
         assert (letter.attempt, letter.reason) == (failed + 1, "RuntimeError")
     fresh.mail.send(given, **{"x-estation-attempt": 3})
     assert fresh.mail.await_parked(given["id"])[0].attempt == 4
@@ -336,10 +336,9 @@ def test_kill_9_in_a_handler_leaves_one_effect(fresh: Consumer, moment: str) -> 
     until(lambda: fresh.effects(given) if moment == "after_ms" else fresh.tries(given), "the handler is at work")
     process.kill()
     assert fresh.effects(given) == (1 if moment == "after_ms" else 0)
-    fresh.world.service().start()
-    until(lambda: fresh.tries(given) == 2, "the event is given again")
-    fresh.await_effects(given)
-    fresh.mail.await_empty()
+    fresh.process = fresh.world.service().start()
+    fresh.await_applied(1)
+    assert fresh.tries(given) == 2
     assert fresh.effects(given) == 1
     assert not fresh.mail.take(catalogue.dead(probe.NAME))
 

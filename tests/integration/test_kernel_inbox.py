@@ -53,7 +53,7 @@ def test_of_concurrent_deliveries_one_takes_effect(database: Database[Document])
     for _ in range(5):
         given = written()
         with ThreadPoolExecutor(8) as pool:
-            outcomes = list(pool.map(lambda _n, given=given: once(database, given), range(8)))  # type: ignore[misc]
+            outcomes = list(pool.map(lambda _n, given=given: once(database, given), range(8)))
         assert sorted(outcomes) == [False] * 7 + [True]
         assert effects(database, given) == 1
 

@@ -189,16 +189,28 @@ def test_unknown_station_is_a_final_rejection(stations: Stations, kiosk: Kiosk) 
 # Revoked devices
 
 
-def test_a_revoked_device_is_401_within_a_minute_and_its_rows_come_in_through_an_officer(
+def test_a_revoked_key_and_a_closed_station_are_known_within_a_minute(stations: Stations, kiosk: Kiosk) -> None:
+    other = stations.kiosk()
+    for device in (kiosk, other):  # now the service believes both for a while
+        assert device.api.checkins(row())[0]["status"] == "accepted"
+    stations.act(f"/devices/{kiosk.id}/revoke")
+    stations.move(other.station, "close")
+    until(lambda: kiosk.api.post("/heartbeats", {}).status == 401, "the key is refused", 60)
+    refused = kiosk.api.post("/checkins", {"items": [row()]})
+    assert (refused.status, refused.headers["WWW-Authenticate"]) == (401, 'Bearer realm="estation"')
+    until(
+        lambda: other.api.checkins(row(captured_at=ago()))[0]["code"] == "station_not_active",
+        "what happens after the closing waits",
+        60,
+    )
+
+
+def test_what_a_revoked_device_still_held_comes_in_through_an_officer_and_waits(
     stations: Stations, kiosk: Kiosk
 ) -> None:
     before, held = row(), [row(captured_at=ago(minutes=number)) for number in range(3)]
     assert kiosk.api.checkins(before)[0]["status"] == "accepted"
     stations.act(f"/devices/{kiosk.id}/revoke")
-    until(lambda: kiosk.api.post("/heartbeats", {}).status == 401, "the key is refused", 60)
-    refused = kiosk.api.post("/checkins", {"items": held})
-    assert (refused.status, refused.headers["WWW-Authenticate"]) == (401, 'Bearer realm="estation"')
-
     body = {"device": kiosk.id, "reason": "tablet stolen, rows from its card", "items": [before, *held, row(people=0)]}
     results = stations.officer.post("/checkins/import", body).json["results"]
     assert [result["status"] for result in results] == ["accepted", *["quarantined"] * 3, "rejected"]
@@ -209,16 +221,6 @@ def test_a_revoked_device_is_401_within_a_minute_and_its_rows_come_in_through_an
     assert kept(stations, kiosk) == 4
     unknown = stations.officer.post("/checkins/import", {**body, "device": new_id()})
     assert unknown.status == 404
-
-
-def test_a_station_that_closes_takes_no_more_within_a_minute(stations: Stations, kiosk: Kiosk) -> None:
-    assert kiosk.api.checkins(row())[0]["status"] == "accepted"
-    stations.move(kiosk.station, "close")
-    until(
-        lambda: kiosk.api.checkins(row(captured_at=ago()))[0]["code"] == "station_not_active",
-        "what happens after the closing waits",
-        60,
-    )
 
 
 def test_a_station_that_opens_takes_check_ins_at_once(stations: Stations) -> None:
@@ -361,3 +363,18 @@ def test_a_quantity_that_is_fractional_or_negative_is_422(stations: Stations, ki
 def test_people_that_are_zero_negative_or_fractional_are_rejected(kiosk: Kiosk, people: object) -> None:
     refused = kiosk.api.checkins(row(people=people))[0]
     assert (refused["status"], refused["field"], refused["final"]) == ("rejected", "people", True)
+
+
+def test_nothing_that_people_wrote_and_no_key_is_in_the_log(stations: Stations) -> None:
+    canary = "370902199001011234"
+    kiosk = stations.kiosk(stations.station(name=canary, address=canary))
+    fault = kiosk.api.post("/faults", {"kind": "power", "note": canary}).json["id"]
+    stations.act(f"/faults/{fault}/clear", reason=canary)
+    kiosk.api.checkins(row(kind=canary), row(id=canary), {canary: canary})
+    stations.officer.get(f"/stations/{canary}?{canary}=1")
+    stations.officer.post("/stations", {canary: canary})
+    log = stations.process.log.read_text()
+    assert '"started"' in log
+    assert canary not in log
+    assert kiosk.key.partition(".")[2] not in log
+    assert stations.officer.token not in log

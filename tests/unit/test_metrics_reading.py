@@ -4,6 +4,8 @@ import json
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contracts import envelope
 from contracts.catalogue import CATALOGUE, METRICS, WAITS, Catalogue, Entry
@@ -12,6 +14,7 @@ from contracts.events import Day, EventData
 from contracts.events.stations import CheckinRecordedV1
 from contracts.measures import Count
 from services.kernel import retry
+from services.metrics import reading
 from services.metrics.reading import Batch, Delivery, Reader
 from tests.metrics import RECORDED, event
 
@@ -149,3 +152,39 @@ def test_event_that_comes_back_from_a_pause_keeps_its_count_of_tries() -> None:
     one = event(RECORDED)
     batch = _read(envelope.dump(one), CONTENT_TYPE, headers={retry.ATTEMPT: 2})
     assert batch.headers == {one["id"]: {retry.ATTEMPT: 2}}
+
+
+_VALUES = st.sampled_from(
+    [1, True, 1.0, 0, False, 3, 3.0, "3", None, 500, 501, "water", "rest", "Water", [], ["water"]]
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["people", "kind", "day", "note", "county"]), _VALUES), max_size=30))
+def test_what_passed_once_lets_nothing_else_pass(changes: list[tuple[str, Any]]) -> None:
+    reader, sent, expected = Reader(CATALOGUE), [], []
+    for name, value in changes:
+        one = event(RECORDED)
+        one["county" if name == "county" else "data"] = value if name == "county" else {**one["data"], name: value}
+        sent += [one, event(RECORDED)]
+        expected += [reason for reason in [_verdict(one)] if reason]
+    batch = Batch()
+    reader.read(Delivery(1, _batch_of(*sent), BATCH_CONTENT_TYPE, {}, redelivered=False), batch)
+    assert [refusal.reason for refusal in batch.refusals] == expected
+    assert len(batch.facts) == len(sent) - len(expected)
+
+
+def _verdict(one: Event) -> str | None:
+    try:
+        CATALOGUE.check(envelope.check(one))
+    except envelope.MalformedError as error:
+        return str(error)
+    return None
+
+
+def test_memory_of_what_passed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PASSED_MAX", 3)
+    reader, batch = Reader(CATALOGUE), Batch()
+    events = [event(RECORDED, people=people) for people in range(1, 20)]
+    reader.read(Delivery(1, _batch_of(*events), BATCH_CONTENT_TYPE, {}, redelivered=False), batch)
+    assert len(batch.facts) == len(events)
+    assert len(reader._passed) <= 3
