@@ -357,10 +357,14 @@ class Wsgi:
         )
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        with telemetry.IN_FLIGHT.labels(self._app.name).track_inprogress():
+            response = self._answer(environ)
+        return response(environ, start_response)
+
+    def _answer(self, environ: dict[str, Any]) -> Response:
         started = time.perf_counter()
         request = Request(environ)
         route = "unmatched"
-        service = self._app.name
         try:
             provider, path = self._route(environ)
             route = provider.about.url
@@ -371,10 +375,10 @@ class Wsgi:
             logging.get().error("request_failed", route=route, method=request.method, exc_info=error)
             outcome = EStationError()
         response = self._render(outcome, request)
-        telemetry.REQUESTS.labels(service, _method(request), route, response.status_code).observe(
+        telemetry.REQUESTS.labels(self._app.name, _method(request), route, response.status_code).observe(
             time.perf_counter() - started
         )
-        return response(environ, start_response)
+        return response
 
     def _route(self, environ: dict[str, Any]) -> tuple[HttpEntrypoint, Mapping[str, str]]:
         try:
@@ -387,10 +391,7 @@ class Wsgi:
 
     def _read(self, about: Endpoint, path: Mapping[str, str], request: Request) -> Call:
         trace = telemetry.continued(request.headers.get("traceparent"))
-        actor = self._authenticate(about, request)
-        if about.limited:
-            address = caller_address(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
-            self._app.admit(actor, address, about.url)
+        actor = self._admitted(about, request)
         if actor is not None and about.roles is not None and not actor.roles & about.roles:
             raise Forbidden
         query = _load_query(about.query, request) if about.query else {}
@@ -409,6 +410,18 @@ class Wsgi:
             trace=trace,
             now=self._app.clock(),
         )
+
+    def _admitted(self, about: Endpoint, request: Request) -> Actor | None:
+        address = caller_address(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
+        try:
+            actor = self._authenticate(about, request)
+        except Unauthenticated:
+            if about.limited:  # guessing has a budget too
+                self._app.admit(None, address, about.url)
+            raise
+        if about.limited:
+            self._app.admit(actor, address, about.url)
+        return actor
 
     def _authenticate(self, about: Endpoint, request: Request) -> Actor | None:
         if about.roles is None:

@@ -353,7 +353,11 @@ def test_what_no_majority_acknowledged_is_nobodys_success(parts: Parts, collecti
 
     def let_go() -> None:
         until(lambda: group._free_lanes == 0, "the first has the lane")
-        threading.Thread(target=lambda: until(lambda: len(group._waiting) == 5, "the others wait") and go.set()).start()
+        threading.Thread(target=release).start()
+
+    def release() -> None:
+        until(lambda: len(group._waiting) == 5, "the others wait")
+        go.set()
 
     unsure = {"code": 64, "errmsg": "waiting timed out"}
     with failing(parts.mongodb_url, APPNAME, "insert", skip=1, writeConcernError=unsure):
@@ -493,7 +497,7 @@ def test_a_holder_whose_answer_was_lost_goes_on_at_once(
     if command == "update":
         assert one.hold()
         clock.now += 4
-    lost = {"writeConcernError": {"code": 64, "errmsg": "waiting timed out"}, "times": 1}
+    lost: dict[str, Any] = {"writeConcernError": {"code": 64, "errmsg": "waiting timed out"}, "times": 1}
     with failing(parts.mongodb_url, APPNAME, command, **lost):
         if command == "insert":
             with pytest.raises(WriteConcernError):

@@ -1,4 +1,4 @@
-"""Who is calling: every forged, foreign, stale or broken token is refused alike; keys rotate; demo keys end at production."""
+"""Who is calling: a forged, foreign, stale or broken token is refused like any other; keys rotate; no demo keys."""
 
 import base64
 import hmac
@@ -89,7 +89,7 @@ def b64(value: object) -> str:
 
 
 def unsigned(issuer: Issuer) -> str:
-    """alg none, without a signature."""
+    """The algorithm none, without a signature."""
     header, payload, _signature = issuer.token().split(".")
     assert header
     return f"{b64({'alg': 'none', 'kid': KID})}.{payload}."
@@ -333,7 +333,7 @@ class TestDemoKeys:
         verifier.refuse_demo_keys()
         token = auth.issue_local_token(tmp_path, known, "officer-9", ["city_officer", "auditor"], "370900")
         actor = verifier.verify(token)
-        assert (actor.id, actor.roles) == ("officer-9", {"city_officer", "auditor"})
+        assert (actor.id, actor.roles) == ("officer-9", frozenset({"city_officer", "auditor"}))
         assert actor.counties == codes.REPORTING_UNITS
 
     def test_one_that_slips_in_later_is_not_believed(self, issuer: Issuer) -> None:
@@ -399,4 +399,9 @@ class TestSecrets:
 
 def test_the_system_acts_over_the_whole_city() -> None:
     actor = auth.system("watch")
-    assert (actor.id, actor.kind, actor.roles, actor.counties) == ("watch", "system", {"system"}, codes.REPORTING_UNITS)
+    assert (actor.id, actor.kind, actor.roles, actor.counties) == (
+        "watch",
+        "system",
+        frozenset({"system"}),
+        codes.REPORTING_UNITS,
+    )

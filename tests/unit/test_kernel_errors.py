@@ -41,7 +41,7 @@ def codes_in(path: Path) -> Iterator[str]:
 def described_in(path: Path) -> set[str]:
     """The codes a module describes: the keys of its tables of messages."""
     return {
-        key.value
+        str(key.value)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Dict)
         for key, value in zip(node.keys, node.values, strict=True)

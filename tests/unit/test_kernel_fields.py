@@ -153,7 +153,7 @@ def test_a_name_is_cut() -> None:
 
 def test_an_error_of_the_whole_has_no_field() -> None:
     with pytest.raises(ValidationError) as error:
-        Whole().load([])  # type: ignore[arg-type]  # the case itself
+        Whole().load([])
     assert field_errors(wrong(error.value)) == [FieldError("", "not_an_object")]
 
 
@@ -178,8 +178,8 @@ def test_any_json_is_taken_or_refused_with_known_codes(given_: dict[str, Any]) -
         loaded = Whole().load(given_)
     except ValidationError as error:
         found = field_errors(wrong(error))
-        assert found  # noqa: PT017 (either way is right)
-        assert all(messages.is_known(one.code) for one in found)  # noqa: PT017
+        assert found
+        assert all(messages.is_known(one.code) for one in found)
     else:
         assert set(loaded) == set(given_)
 
