@@ -199,7 +199,7 @@ class EventEntrypoint(Entrypoint):
 
     def __init__(self, event: type[EventData], **kwargs: Any) -> None:
         self.event = event
-        super().__init__(event, **kwargs)
+        super().__init__(**kwargs)
 
     def setup(self) -> None:
         self.inbox.register_provider(self)

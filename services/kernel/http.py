@@ -239,10 +239,39 @@ class DrainingWebServer(WebServer):
 
 
 class _Protocol(wsgi.HttpProtocol):
-    """eventlet's HTTP/1.1, without a banner of versions."""
+    """eventlet's HTTP/1.1, without a banner of versions, and without a word of a request that cannot be read."""
 
     def version_string(self) -> str:
         return "estation"
+
+    def parse_request(self) -> bool:
+        if not super().parse_request():
+            return False
+        if _is_ambiguous(self.headers):
+            self.send_error(BadRequest.status)
+            return False
+        return True
+
+    def send_error(self, code: int, *_quoting_the_request: str | None) -> None:
+        del code  # whatever is wrong with a header
+        answer = problem(BadRequest(), "zh")
+        self.close_connection = True
+        self.send_response(answer.status_code)
+        for name, value in [*answer.headers.items(), ("Connection", "close")]:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(answer.get_data())
+
+    def log_message(self, *_quoting_the_request: object) -> None:
+        return
+
+
+def _is_ambiguous(headers: Any) -> bool:
+    """Whether two readers could disagree on where the body ends (request smuggling, RFC 9112, section 6.3)."""
+    lengths, codings = headers.get_all("Content-Length", []), headers.get_all("Transfer-Encoding", [])
+    if codings:
+        return bool(lengths) or [coding.strip().lower() for coding in codings] != ["chunked"]
+    return len(lengths) > 1 or not all(length.strip().isascii() and length.strip().isdecimal() for length in lengths)
 
 
 class HttpEntrypoint(Entrypoint):

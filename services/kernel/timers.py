@@ -23,7 +23,7 @@ class Timer(Entrypoint):
         self.seconds = seconds
         self._stopping = False
         self._thread: Any = None
-        super().__init__(seconds, **kwargs)
+        super().__init__(**kwargs)
 
     def start(self) -> None:
         app = self.container.config["app"]

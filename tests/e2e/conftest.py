@@ -11,7 +11,7 @@ import pytest
 
 from tests.parts import PROJECT
 
-OFFSET = 11000
+OFFSET = 3000
 
 
 @dataclass

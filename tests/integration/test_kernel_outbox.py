@@ -1,4 +1,4 @@
-"""State and event in one write, found again by the relay; an answer given once; an effect that happens once."""
+"""State and event in one write, found again by the relay; an answer given once under its key."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +12,12 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, OperationFailure
 
 from contracts import envelope
-from services.kernel import ids, inbox, mongo, outbox
+from services.kernel import ids, mongo, outbox
 from services.kernel.errors import Conflict, Stale
 from services.kernel.mongo import Document
 from services.kernel.outbox import Emit, Idempotency, embedded, insert, mark_published, settle, update
 from services.kernel.settings import Settings
-from tests.builders import NOON, event, officer, write
+from tests.builders import NOON, officer, write
 from tests.kernel import connected, failing
 from tests.parts import Parts
 from tests.probe import EVENTS, LevelSetV1, NoteWrittenV1
@@ -29,7 +29,6 @@ APPNAME = "estation-outbox-test"
 def database(parts: Parts) -> Iterator[Database[Document]]:
     """A database of this module's own."""
     with connected(Settings(mongodb_url=parts.mongodb_url, mongodb_prefix="tk_"), "outbox", "test") as made:
-        inbox.ensure_index(made)
         yield made
         made.client.drop_database(made.name)
 
@@ -284,61 +283,3 @@ def test_in_a_transaction_a_key_works_as_well(database: Database[Document], note
         made = list(pool.map(lambda _: mongo.transaction(database, work), range(4)))
     assert sorted(new for _document, new in made) == [False, False, False, True]
     assert notes.count_documents({}) == 1
-
-
-# Exactly once in effect
-
-
-def test_an_event_takes_effect_once(database: Database[Document], notes: Collection[Document]) -> None:
-    told = event(LevelSetV1.type, {"level": 1})
-
-    def effect(session: ClientSession) -> None:
-        notes.insert_one({"event": told["id"]}, session=session)
-
-    assert inbox.once(database, told, NOON, effect)
-    assert not inbox.once(database, told, NOON, effect)
-    assert inbox.once(database, event(LevelSetV1.type, {"level": 1}), NOON, effect), "another event is another effect"
-    assert notes.count_documents({}) == 2
-
-
-def test_deliveries_at_once_take_effect_once(database: Database[Document], notes: Collection[Document]) -> None:
-    for _ in range(10):
-        told = event(LevelSetV1.type, {"level": 1})
-
-        def effect(session: ClientSession) -> None:
-            notes.insert_one({"event": told["id"]}, session=session)  # noqa: B023
-
-        with ThreadPoolExecutor(5) as pool:
-            applied = list(pool.map(lambda _: inbox.once(database, told, NOON, effect), range(5)))  # noqa: B023
-        assert sorted(applied) == [False, False, False, False, True]
-        assert notes.count_documents({"event": told["id"]}) == 1
-
-
-def test_an_effect_that_fails_did_not_happen(database: Database[Document], notes: Collection[Document]) -> None:
-    told = event(LevelSetV1.type, {"level": 1})
-
-    def broken(session: ClientSession) -> None:
-        notes.insert_one({"event": told["id"]}, session=session)
-        raise LookupError
-
-    with pytest.raises(LookupError):
-        inbox.once(database, told, NOON, broken)
-    assert notes.count_documents({}) == 0
-    assert inbox.once(database, told, NOON, lambda _session: None), "and may happen later"
-
-
-def test_an_effects_own_duplicate_is_no_second_delivery(
-    database: Database[Document], notes: Collection[Document]
-) -> None:
-    notes.insert_one({"_id": 1})
-
-    def clash(session: ClientSession) -> None:
-        notes.insert_one({"_id": 1}, session=session)
-
-    with pytest.raises(DuplicateKeyError):
-        inbox.once(database, event(LevelSetV1.type, {"level": 1}), NOON, clash)
-
-
-def test_an_inbox_outlives_every_resync_and_ends(database: Database[Document]) -> None:
-    (keep,) = (one for one in database["inbox"].list_indexes() if one["name"] == "keep")
-    assert keep["expireAfterSeconds"] == 400 * 86400

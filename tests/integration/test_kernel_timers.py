@@ -67,10 +67,10 @@ def test_a_failure_of_one_run_is_not_the_timers_end(world: ProbeWorld) -> None:
     assert process.stop() == 0
 
 
-def test_it_waits_for_a_database_that_is_away(world: ProbeWorld) -> None:
+def test_it_outlives_a_database_that_fails(world: ProbeWorld) -> None:
     process = world.service().start()
     until(lambda: count(world, process) > 1, "it runs")
-    with failing(world.parts.mongodb_url, "estation-probe-service", "find", "update", closeConnection=True):
+    with failing(world.parts.mongodb_url, "estation-probe-service", "find", "update", errorCode=8000):
         until(
             lambda: any(line["event"] == "timer_without_database" for line in process.lines()), "it misses the database"
         )

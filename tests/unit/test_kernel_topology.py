@@ -1,4 +1,4 @@
-"""What is derived from the catalogue: queues, bindings, least privilege; and where a failed event goes next."""
+"""What is derived from the catalogue: queues, bindings, policies, least privilege."""
 
 import base64
 import hashlib
@@ -127,62 +127,3 @@ def test_passwords_are_hashed_as_the_broker_hashes_them_and_each_time_alike() ->
     for user in one["users"]:
         raw = base64.b64decode(user["password_hash"])
         assert hashlib.sha256(raw[:4] + PASSWORDS[user["name"]].encode()).digest() == raw[4:]
-
-
-# What becomes of an event that failed
-
-
-def test_pauses_grow_and_then_it_is_parked_with_its_reason() -> None:
-    headers: dict[str, Any] | None = None
-    failed = event(NoteWrittenV1.type, {"failures": 9})
-    keys = []
-    for attempt in range(1, 5):
-        step = retry.step(NAME, failed, headers, "boom")
-        keys.append((step.message.routing_key, step.parked))
-        assert step.message.exchange == "probe.retry"
-        headers = dict(step.message.headers)
-        assert headers == {retry.ATTEMPT: attempt, retry.REASON: "boom"}
-        assert envelope.load(step.message.body, step.message.content_type) == [failed]
-    assert keys == [("5s", False), ("30s", False), ("5m", False), ("dead", True)]
-    assert [*catalogue.WAITS.values()] == sorted(catalogue.WAITS.values())
-
-
-def test_what_no_repetition_can_mend_is_parked_at_once() -> None:
-    step = retry.step(NAME, {"type": "nonsense"}, None, "type", final=True)
-    assert (step.parked, step.message.routing_key, step.message.headers[retry.REASON]) == (True, "dead", "type")
-
-
-def test_what_cannot_be_read_is_parked_as_it_came() -> None:
-    step = retry.step_raw(NAME, b"\xff\x00", "text/odd", "not_json")
-    assert (step.parked, step.message.body, step.message.content_type) == (True, b"\xff\x00", "text/odd")
-
-
-def test_a_long_reason_is_cut() -> None:
-    assert len(retry.step(NAME, {}, None, "x" * 5000).message.headers[retry.REASON]) == 200
-
-
-@pytest.mark.parametrize("value", [None, "1", -1, 1.5, [1], {}, True])
-def test_an_odd_header_counts_as_the_first_failure(value: object) -> None:
-    assert retry.attempt_of({retry.ATTEMPT: value}) == (1 if value is True else 0)
-    assert retry.attempt_of(None) == 0
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters()),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)
-
-
-@example(b'{"a": "\\ud800"}')
-@example(b"1e999")
-@given(json_values.map(json.dumps).map(str.encode))
-def test_whatever_json_brings_in_can_be_parked(raw: bytes) -> None:
-    """A lone surrogate is legal JSON, but no UTF-8: it must not take its neighbours along."""
-    (poison,) = envelope.load(b"[" + raw + b"]", envelope.BATCH_CONTENT_TYPE)
-    step = retry.step(NAME, poison, None, "malformed", final=True)
-    assert json.loads(step.message.body) == poison
