@@ -4,7 +4,7 @@ import contextlib
 import http.client
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,8 @@ class Reply:
     """An answer to an HTTP request."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
+    """By name, whatever its case."""
     body: bytes
 
     @property
@@ -109,7 +110,7 @@ def call(
     try:
         connection.request(method, path, raw, sent)
         answer = connection.getresponse()
-        return Reply(answer.status, dict(answer.getheaders()), answer.read())
+        return Reply(answer.status, answer.headers, answer.read())
     finally:
         connection.close()
 

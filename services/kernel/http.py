@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from functools import wraps
 from typing import Any, ClassVar, Final, Protocol
 
@@ -57,6 +58,7 @@ LINGER_SECONDS: Final = 3.0
 DRAIN_SECONDS: Final = 25.0
 _KEY: Final = re.compile(r'^"?([A-Za-z0-9_-]{8,64})"?$')
 _ETAG: Final = re.compile(r'^(?:W/)?"([0-9]{1,15})"$')
+_HEADER_DEFECTS: Final = (MissingHeaderBodySeparatorDefect, FirstHeaderLineIsContinuationDefect)
 Handler = Callable[..., Any]
 
 
@@ -247,7 +249,7 @@ class _Protocol(wsgi.HttpProtocol):
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
-        if _is_ambiguous(self.headers):
+        if _is_broken(self.headers):
             self.send_error(BadRequest.status)
             return False
         return True
@@ -255,7 +257,7 @@ class _Protocol(wsgi.HttpProtocol):
     def send_error(self, code: int, *_quoting_the_request: str | None) -> None:
         del code  # whatever is wrong with a header
         answer = problem(BadRequest(), "zh")
-        self.close_connection = True
+        self.close_connection, self.request_version = True, "HTTP/1.1"  # to 0.9 it would send no header
         self.send_response(answer.status_code)
         for name, value in [*answer.headers.items(), ("Connection", "close")]:
             self.send_header(name, value)
@@ -266,8 +268,10 @@ class _Protocol(wsgi.HttpProtocol):
         return
 
 
-def _is_ambiguous(headers: Any) -> bool:
-    """Whether two readers could disagree on where the body ends (request smuggling, RFC 9112, section 6.3)."""
+def _is_broken(headers: Any) -> bool:
+    """Whether two readers could disagree on a header or on where the body ends (RFC 9112, sections 5.1 and 6.3)."""
+    if any(isinstance(defect, _HEADER_DEFECTS) for defect in headers.defects):
+        return True
     lengths, codings = headers.get_all("Content-Length", []), headers.get_all("Transfer-Encoding", [])
     if codings:
         return bool(lengths) or [coding.strip().lower() for coding in codings] != ["chunked"]

@@ -31,8 +31,8 @@ from services.metrics.applier import Applier, Settled, StoppedError, back_off
 from services.metrics.reading import Batch, Delivery, Reader
 
 ROLE: Final = "aggregator"
-BATCH_EVENTS: Final = 500
-PREFETCH: Final = 1000
+BATCH_EVENTS: Final = 1000
+PREFETCH: Final = 500
 HEARTBEAT_SECONDS: Final = 30
 TICK_SECONDS: Final = 0.5
 SAMPLE_SECONDS: Final = 5.0

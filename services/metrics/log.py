@@ -40,11 +40,6 @@ class Fact(NamedTuple):
     counts: tuple[Count, ...]
     recorded: datetime
 
-    @property
-    def service(self) -> str:
-        """Who said it."""
-        return str(self.event["type"]).split(".", 1)[0]
-
 
 def ensure_indexes(database: Database[Document]) -> None:
     """A number stands once; events are found from the figures that they were counted in."""
@@ -148,14 +143,18 @@ def _take_numbers(
     session: ClientSession,
 ) -> int:
     """The first of as many numbers as there are fresh facts; where writers meet, before either has written more."""
-    newest: dict[str, Any] = {"current_at": current_at} if current_at else {}
+    newest: dict[str, datetime] = {}
     for fact in fresh:
-        name = f"heard.{fact.service}"
-        recorded = min(fact.recorded, now)  # a producer whose clock runs ahead must not look fresh for longer
-        newest[name] = max(newest.get(name, recorded), recorded)
+        source = fact.event["source"]
+        if source not in newest or fact.recorded > newest[source]:
+            newest[source] = fact.recorded
+    # a producer whose clock runs ahead must not look fresh for longer
+    later: dict[str, datetime] = {f"heard.{source.rsplit('/', 1)[-1]}": min(at, now) for source, at in newest.items()}
+    if current_at is not None:
+        later["current_at"] = current_at
     counter = database[STATE].find_one_and_update(
         {"_id": APPLIED},
-        {"$inc": {"n": len(fresh)}, "$set": {"last_applied_at": now}, "$max": newest},
+        {"$inc": {"n": len(fresh)}, "$set": {"last_applied_at": now}, "$max": later},
         upsert=True,
         return_document=ReturnDocument.AFTER,
         session=session,

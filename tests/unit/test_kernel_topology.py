@@ -6,16 +6,9 @@ import json
 import re
 from typing import Any
 
-import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-
-from contracts import catalogue, envelope
 from contracts.catalogue import CATALOGUE
-from services.kernel import retry
 from services.kernel.topology import PARKED_DELIVERY_LIMIT, definitions
-from tests.builders import event
-from tests.probe import EVENTS, NAME, NEIGHBOUR, NoteWrittenV1
+from tests.probe import EVENTS, NAME, NEIGHBOUR
 
 PASSWORDS = {NAME: "p1", NEIGHBOUR: "p2"}
 

@@ -47,7 +47,6 @@ def test_single_event_and_batch_are_read_alike() -> None:
     assert [fact.event for fact in both.facts.values()] == [one, other]
     assert (both.events, both.deliveries, both.last_tag, both.refusals) == (2, 1, 7, [])
     assert both.facts[one["id"]].counts == CATALOGUE.counts(one)
-    assert both.facts[one["id"]].service == "stations"
 
 
 def test_deliveries_add_up_in_one_batch() -> None:
