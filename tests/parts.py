@@ -184,10 +184,10 @@ class Parts:
         process.wait(60)
 
     def stop_all(self) -> None:
-        """Ends everything, the broker first: its epmd goes last."""
+        """Ends everything, the broker first: its epmd goes last. Their data is thrown away, so nobody says goodbye."""
         for name in ("rabbitmq", "mongod", "epmd"):
             if name in self._running:
-                self.kill(name, signal.SIGTERM)
+                self.kill(name)
 
     def broker(self, events: Catalogue = CATALOGUE) -> Broker:
         """A fresh vhost with the topology of a catalogue."""
@@ -215,6 +215,8 @@ class Process:
     ) -> None:
         self.role, self.log, self._module = role, log, module
         self._environ = {**os.environ, **environ}
+        if role[0] == "service" and self._environ.pop("COVERAGE_PROCESS_CONFIG", ""):
+            self._environ["COVERAGE_PROCESS_START"] = str(PROJECT / "tests/coverage-green.toml")
         self.http_port = int(environ.get("ESTATION_HTTP_PORT", "0"))
         self.ops_port = int(environ["ESTATION_OPS_PORT"])
         self.popen: subprocess.Popen[bytes] | None = None

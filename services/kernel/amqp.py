@@ -81,10 +81,11 @@ class Publisher:
     def close(self) -> None:
         """Ends the connection; the next publish makes a new one."""
         connection, self._connection, self._channel = self._connection, None, None
+        deaf = self.blocked or bool(self._open)  # a broker that does not read would not hear a goodbye either
         self.blocked = False
         if connection is not None:
             with contextlib.suppress(AMQPError, OSError, AttributeError):
-                connection.close() if not self._open else connection.collect()
+                connection.collect() if deaf else connection.close()
 
     def _ready(self) -> "amqp.Channel":
         if self._channel is not None:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import datetime
+from logging import CRITICAL, getLogger
 from typing import Any, Final
 
 import pika
@@ -32,7 +33,7 @@ from services.metrics.reading import Batch, Delivery, Reader
 
 ROLE: Final = "aggregator"
 BATCH_EVENTS: Final = 1000
-PREFETCH: Final = 500
+PREFETCH: Final = 1500
 HEARTBEAT_SECONDS: Final = 30
 TICK_SECONDS: Final = 0.5
 SAMPLE_SECONDS: Final = 5.0
@@ -270,6 +271,7 @@ def _report(batch: Batch, settled: Settled) -> None:
 def run(settings: Settings) -> None:
     """The process ``aggregator``."""
     sys.setswitchinterval(SWITCH_SECONDS)
+    getLogger("pika").setLevel(CRITICAL)  # seven lines for each attempt to connect, of which back_off tells one
     database = mongo.connect(settings, METRICS, ROLE)
     worker = Aggregator(settings, database)
     readiness = telemetry.Readiness()

@@ -8,7 +8,7 @@ the history: it is kept.
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pymongo
 from pymongo import ReadPreference, ReturnDocument, UpdateOne, WriteConcern

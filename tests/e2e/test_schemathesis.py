@@ -9,6 +9,8 @@ Every check of schemathesis is on, but for these exceptions (``CONFIG`` has them
   answers 400 to a cursor that is not one of its own.
 - ``missing_required_header`` takes 428 (RFC 6585), which is what we answer.
 
+Most free texts and ids are taken from dictionaries, or few requests would come further than their validation.
+
 ``ESTATION_SCHEMATHESIS_SECONDS`` makes each run go on for so long; without it a run is bounded by its examples.
 """
 
@@ -102,18 +104,48 @@ def metrics_as_officer(stations: Stations) -> Target:
     return Target(f"http://127.0.0.1:{process.http_port}/api/v1/metrics/openapi.json", stations.officer.token, {})
 
 
+WORDS: Final = {
+    "words": ["驿站一号", "as planned", "x", "0"],
+    "years": ["2025", "2026"],
+    "instants": ["2025-07-16T09:30:00+08:00", "2099-12-31T23:59:59-12:00", "2000-01-01T00:00:00Z"],
+}
+PLACES: Final = {
+    **dict.fromkeys(
+        (f"body.{name}" for name in ("reason", "name", "address", "label", "item", "unit", "note")), "words"
+    ),
+    **dict.fromkeys(("body.captured_at", "body.sent_at", "body.items[*].captured_at"), "instants"),
+    "body.station": "stations",
+    "body.device": "devices",
+    "path.year": "years",
+}
+"""The dictionary that most values of a field come from."""
+
+
 def configured(target: Target) -> str:
-    """CONFIG with the caller and the known ids."""
-    lines = [f"seed = {SEED}", 'headers = { Authorization = "Bearer ' + target.token + '" }', CONFIG]
-    for noun, ids in target.ids.items():
+    """CONFIG with the caller and what is known."""
+    known = {**WORDS, **target.ids}
+    often = {place: name for place, name in PLACES.items() if name in known}
+    lines = [
+        f"seed = {SEED}",
+        f"hooks = {json.dumps(str(Path(__file__).with_name('schemathesis_hooks.py')))}",
+        'headers = { Authorization = "Bearer ' + target.token + '" }',
+        f"parameters = {{ {', '.join(binding(place, name) for place, name in often.items())} }}",
+        CONFIG,
+    ]
+    for name, values in known.items():
+        lines += [f"[dictionaries.{name}]", f"values = {json.dumps(values, ensure_ascii=False)}"]
+    for noun in target.ids:
         lines += [
-            f"[dictionaries.{noun}]",
-            f"values = {json.dumps(ids)}",
             "[[operations]]",
             f"include-path-regex = '/{noun}/\\{{id\\}}'",
-            f'parameters = {{ "path.id" = {{ dictionary = "{noun}", probability = 0.8 }} }}',
+            f"parameters = {{ {binding('path.id', noun)} }}",
         ]
     return "\n".join(lines)
+
+
+def binding(place: str, dictionary: str) -> str:
+    """TOML: values of a place come from a dictionary, mostly."""
+    return f'"{place}" = {{ dictionary = "{dictionary}", probability = 0.8 }}'
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ class Site:
         self.world, self.process, self.port = world, process, process.http_port
         self.token = world.token()
 
-    def call(self, method: str, path: str, body: object = None, *, token: str | None = "", **headers: str) -> Reply:
+    def call(self, method: str, path: str, body: object = None, *, token: str | None = "", **headers: Any) -> Reply:
         """A request of an officer of the city, unless told."""
         return call(self.port, method, path, body, token=self.token if token == "" else token, **headers)
 
@@ -337,14 +337,15 @@ def test_another_method_is_refused_with_those_that_are_allowed(
 
 
 def test_requests_are_counted_under_bounded_names(site: Site) -> None:
-    site.call("GET", f"/nothing/{ids.new()}")
+    unheard_of = ids.new()
+    site.call("GET", f"/nothing/{unheard_of}")
     site.call("BREW", NOTES)
     site.call("GET", site.write().headers["Location"])
     count = "estation_http_request_seconds_count"
     assert site.process.metric(count, route="unmatched", method="GET", status="404")
     assert site.process.metric(count, route="unmatched", method="other", status="405")
     assert site.process.metric(count, route=f"{NOTES}/<id>", method="GET", status="200")
-    assert "nothing" not in site.process.ops("/metrics")
+    assert unheard_of not in site.process.ops("/metrics")
 
 
 def test_what_is_being_answered_is_counted(site: Site) -> None:
@@ -360,7 +361,7 @@ def test_what_is_being_answered_is_counted(site: Site) -> None:
 
 @pytest.mark.parametrize("token", ["", f"{DEVICE_KEY}1"])
 def test_a_database_that_is_away_is_told_and_comes_back(site: Site, note: str, token: str) -> None:
-    late = {"errorCode": 50, "errmsg": ID_NUMBER}  # it did not answer in time
+    late: dict[str, Any] = {"errorCode": 50, "errmsg": ID_NUMBER}  # it did not answer in time
     with failing(site.world.parts.mongodb_url, APPNAME, "find", "ping", **late):
         reply = site.call("GET", note, token=token)
         assert (reply.status, reply.code, reply.headers["Retry-After"]) == (503, "unavailable", "2")
@@ -431,12 +432,15 @@ MALFORMED = {
     "short chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n50\r\n{}",
     "short body": POST + b"Content-Length: 100\r\n\r\n{}",
 }
+UNREAD = {"empty line", "long address", "long header", "large headers"}
+"""Closed before all of it was read, which may overtake the answer."""
 
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_request_is_refused_and_not_quoted(site: Site, case: str) -> None:
     answer = site.raw(MALFORMED[case], half_close=True)
-    assert re.match(rb"HTTP/1\.[01] 4(00|14|31) ", answer) or (case == "empty line" and answer == b""), answer
+    if answer or case not in UNREAD:
+        assert re.match(rb"HTTP/1\.[01] 4(00|14|31) ", answer)
     assert len(re.findall(rb"HTTP/1\.[01] \d\d\d ", answer)) <= 1, "nothing of it is taken for another request"
     assert ID_NUMBER.encode() not in answer
     assert b"Traceback" not in answer
@@ -527,18 +531,16 @@ def test_clients_that_reset_take_nothing_along(site: Site) -> None:
     assert site.process.popen.poll() is None
 
 
-def test_more_connections_than_file_descriptors_are_outlived(own: Callable[..., Site]) -> None:
-    site = own()
+def test_more_connections_than_file_descriptors_are_outlived(site: Site) -> None:
     assert site.process.popen is not None
-    _soft, hard = resource.prlimit(site.process.popen.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(site.process.popen.pid, resource.RLIMIT_NOFILE, (64, hard))
+    soft, hard = resource.prlimit(site.process.popen.pid, resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
+        resource.prlimit(site.process.popen.pid, resource.RLIMIT_NOFILE, (64, hard))
+        stack.callback(resource.prlimit, site.process.popen.pid, resource.RLIMIT_NOFILE, (soft, hard))
         for _ in range(80):
             stack.enter_context(socket.create_connection(("127.0.0.1", site.port), 10))
         until(lambda: "accept_failed" in site.log(), "it has no more")
     assert until(lambda: site.call("GET", f"{BASE}/hello").status == 200, "served again", 10)
-    resource.prlimit(site.process.popen.pid, resource.RLIMIT_NOFILE, (1024, hard))
-    assert site.process.stop() == 0
 
 
 # Drain
@@ -586,7 +588,7 @@ def test_sigterm_under_load_cuts_no_request_and_loses_no_write(own: Callable[...
         for client in clients:
             client.start()
         until(lambda: all(client.answered > 3 for client in clients), "load")
-        slow = pool.submit(site.call, "GET", f"{BASE}/slow/4000")
+        slow = pool.submit(site.call, "GET", f"{BASE}/slow/3500")
         until(lambda: (site.process.metric("estation_http_in_flight", service="probe") or 0) >= 1, "the slow one is in")
         assert site.process.popen is not None
         os.kill(site.process.popen.pid, signal.SIGTERM)

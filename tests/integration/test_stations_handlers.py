@@ -21,7 +21,7 @@ from services.stations import handlers, rules, schemas, store
 from services.stations.app import StationsApp
 from services.stations.handlers import Act
 from services.stations.models import Device, Fault, Station, Supply
-from services.stations.store import Store
+from services.stations.store import Model, Store
 from tests.integration.stations_api import documents, new_id, total
 from tests.parts import World
 
@@ -500,6 +500,25 @@ def test_only_the_version_that_was_seen_is_edited(stored: Store) -> None:
     with pytest.raises(PreconditionFailed):
         handlers.edit_station(stored, act(), station["_id"], station["rev"], {"name": "更新的名字"})
     assert stored.get(Station, station["_id"], OFFICER)["name"] == "新名字"
+
+
+class _EditedMeanwhile(Store):
+    """A store in which somebody else edits whatever has just been read."""
+
+    def get(self, model: Model, id_: str, actor: Actor) -> Document:
+        found = super().get(model, id_, actor)
+        super().change(model, found, act().write("edit.of.another"))
+        return found
+
+
+def test_an_edit_that_was_overtaken_is_a_changed_version(stored: Store) -> None:
+    station = station_at(stored)
+    stock = {"station": station["_id"], "item": "水", "quantity": 5, "unit": "箱", "expires_on": None}
+    supply, _new = handlers.stock_supply(stored, act(), stock, None)
+    with pytest.raises(PreconditionFailed):
+        handlers.edit_station(_EditedMeanwhile(stored.database), act(), station["_id"], 2, {"name": "新名字"})
+    with pytest.raises(PreconditionFailed):
+        handlers.edit_supply(_EditedMeanwhile(stored.database), act(), supply["_id"], 1, {"quantity": 4})
 
 
 def test_a_fault_counts_while_it_is_open(stored: Store) -> None:

@@ -294,6 +294,16 @@ RESERVED = {("PATCH", 409)}
 ROLES = {"county_officer", "city_officer", "unit_officer", "station_staff", "ops", "worker"}
 
 
+def operations_of(stations: Stations) -> dict[Operation, dict[str, Any]]:
+    """(method, path below the base) -> the operation, for all of them."""
+    document = stations.with_token("").get("/openapi.json").json
+    return {
+        (method.upper(), path.removeprefix(BASE)): operation
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+
+
 class Scene:
     """Something to name in every address, and a caller for every operation."""
 
@@ -312,15 +322,10 @@ class Scene:
             "faults": fault,
             "supplies": supply,
         }
-        self.document = stations.with_token("").get("/openapi.json").json
 
     def operations(self) -> dict[Operation, dict[str, Any]]:
-        """(method, path below the base) -> the operation, for all of them."""
-        return {
-            (method.upper(), path.removeprefix(BASE)): operation
-            for path, operations in self.document["paths"].items()
-            for method, operation in operations.items()
-        }
+        """Every operation."""
+        return operations_of(self.stations)
 
     def path(self, template: str, *, id_: str | None = None, query: bool = True) -> str:
         """An address of something that is there."""
@@ -502,20 +507,6 @@ def test_every_documented_problem_is_answered_as_a_problem_document(scene: Scene
             assert reply.headers["Cache-Control"] == "no-store"
 
 
-@pytest.mark.parametrize("status", sorted(PROVOKE))
-def test_no_other_operation_answers_with_that_problem(scene: Scene, status: int) -> None:
-    """The list of each operation is complete: the same provocations find nothing else."""
-    for operation, about in scene.operations().items():
-        if str(status) in about["responses"]:
-            continue
-        try:
-            replies = list(PROVOKE[status](scene, operation, {"x-roles": [], **about}))
-        except (AssertionError, KeyError, StopIteration, RuntimeError):
-            continue  # nothing to provoke it with: no body, no such thing
-        for reply in replies:
-            assert str(reply.status) in about["responses"], (operation, status, reply.status)
-
-
 def test_what_is_not_yours_looks_like_what_is_not_there(scene: Scene) -> None:
     elsewhere = scene.stations.person("county_officer", scope="370982")
     missing = elsewhere.get(f"/stations/{new_id()}")
@@ -526,7 +517,7 @@ def test_what_is_not_yours_looks_like_what_is_not_there(scene: Scene) -> None:
 def test_another_method_is_answered_with_those_that_are_allowed(scene: Scene) -> None:
     known = list(scene.operations())
     for path in {scene.path(template, query=False) for _method, template in known}:
-        allowed = {method for method, template in known if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path)}
+        allowed = {method for method, template in known if scene.path(template, query=False) == path}
         for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY"} - allowed:
             reply = scene.stations.officer.call(method, path)
             assert reply.status == 405, (method, path)
@@ -560,9 +551,10 @@ def test_too_fast_is_429_with_retry_after_on_every_operation_alone(world: World)
     once = {"ESTATION_REQUESTS_PER_MINUTE": "1", "ESTATION_DEVICE_REQUESTS_PER_MINUTE": "1"}
     with Stations(world, relay=False, **once) as slow:
         limited = 0
-        for (method, path), about in openapi(slow).items():
-            caller = slow.person(*(about.get("x-roles") or ["worker"]), subject=f"{method} {path}")
-            replies = [caller.call(method, path.replace("{move}", "open")) for _call in range(3)]
+        for (method, template), about in operations_of(slow).items():
+            caller = slow.person(*(about.get("x-roles") or ["worker"]), subject=f"{method} {template}")
+            path = template.replace("{id}", new_id()).replace("{move}", "open").replace("{kind}", "water")
+            replies = [caller.call(method, path) for _call in range(3)]
             if "429" in about["responses"]:
                 limited += 1
                 assert replies[-1].status == 429, (method, path)
@@ -571,16 +563,6 @@ def test_too_fast_is_429_with_retry_after_on_every_operation_alone(world: World)
             else:
                 assert [reply.status for reply in replies] == [200] * 3
         assert limited > 25
-
-
-def openapi(stations: Stations) -> dict[Operation, dict[str, Any]]:
-    """The operations of a running service."""
-    document = stations.with_token("").get("/openapi.json").json
-    return {
-        (method.upper(), path.removeprefix(BASE)): operation
-        for path, operations in document["paths"].items()
-        for method, operation in operations.items()
-    }
 
 
 def test_a_database_that_is_away_is_503_on_every_operation_and_comes_back(world: World) -> None:

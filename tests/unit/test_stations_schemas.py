@@ -210,14 +210,16 @@ def test_row_is_refused_with_one_code(field: str, row: Any, code: str) -> None:
         schemas.load_row(row)
 
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-    lambda some: st.lists(some) | st.dictionaries(st.sampled_from([*ROW, "station", "$ne"]) | st.text(), some),
+JSON_VALUES = st.none() | st.booleans() | st.floats() | st.integers() | st.text() | st.lists(st.none(), max_size=2)
+
+
+@given(
+    JSON_VALUES
+    | st.dictionaries(
+        st.sampled_from([*ROW, "station", "$ne"]), JSON_VALUES | st.dictionaries(st.text(), JSON_VALUES, max_size=2)
+    )
 )
-
-
-@given(st.dictionaries(st.sampled_from([*ROW, "station", "$ne"]), JSON_VALUES) | JSON_VALUES)
-def test_a_row_of_any_shape_is_loaded_or_refused_by_fields(row: Any) -> None:
+def test_a_row_of_any_shape_is_refused_by_its_fields(row: Any) -> None:
     refused: list[FieldError] = []
     try:
         schemas.load_row(row)
