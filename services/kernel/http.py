@@ -405,8 +405,10 @@ class Wsgi:
         except EStationError as error:
             outcome = error
         except Exception as error:  # noqa: BLE001 (the last net, as in endpoint())
-            logging.get().error("request_failed", route=route, method=request.method, exc_info=error)
-            outcome = EStationError()
+            outcome = _as_problem(error)
+            logging.get().error(
+                "request_failed", route=route, method=request.method, status=outcome.status, exc_info=error
+            )
         response = self._render(outcome, request)
         telemetry.REQUESTS.labels(self._app.name, _method(request), route, response.status_code).observe(
             time.perf_counter() - started
@@ -462,12 +464,7 @@ class Wsgi:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated
-        try:
-            return self._app.authenticate(token.strip())
-        except EStationError:
-            raise
-        except Exception as error:
-            raise _as_problem(error) from error
+        return self._app.authenticate(token.strip())
 
     def _render(self, outcome: "Answer | EStationError", request: Request) -> Response:
         if isinstance(outcome, EStationError):

@@ -117,7 +117,11 @@ class Aggregator:
 
     def _connect(self, thread: ThreadPoolExecutor) -> "_Intake":
         connection = pika.BlockingConnection(self._parameters)
-        return _Intake(connection, thread, self._applier, self._reader, self._stop, self._now)
+        try:
+            return _Intake(connection, thread, self._applier, self._reader, self._stop, self._now)
+        except BaseException:
+            _close(connection)
+            raise
 
 
 class _Intake:
@@ -137,6 +141,7 @@ class _Intake:
         self._waiting: deque[Delivery] = deque()
         self._next = Batch()
         self._under_way: tuple[Batch, Future[Settled | None]] | None = None
+        self._settled: deque[tuple[Batch, Settled]] = deque()
         self._sample_due = 0.0
         self._empty_at: datetime | None = None
         self._channel = connection.channel()
@@ -164,16 +169,15 @@ class _Intake:
         finally:
             # after a break, too: what is being applied now must be known before it comes again
             wait([self._under_way[1]] if self._under_way else [])
-            with contextlib.suppress(AMQPError, OSError):
-                self._connection.close()
+            _close(self._connection)
 
     def _turn(self) -> None:
-        self._acknowledge()
-        if self._next.events >= BATCH_EVENTS:
-            self._submit()  # before reading on: both take about as long
+        self._hand_over()
         while self._waiting and self._next.events < BATCH_EVENTS:
             self._reader.read(self._waiting.popleft(), self._next)
-        self._submit()
+            self._hand_over()  # between messages: the other thread should not stand idle
+        while self._settled:
+            _report(*self._settled.popleft())
         self._sample()
 
     def _on_message(self, _channel: object, method: Any, properties: Any, body: bytes) -> None:
@@ -187,9 +191,12 @@ class _Intake:
             )
         )
 
-    def _submit(self) -> None:
+    def _hand_over(self) -> None:
+        """Takes back a batch that is settled and gives the other thread the next one."""
         if self._under_way is not None:
-            return
+            if not self._under_way[1].done():
+                return
+            self._acknowledge(*self._under_way)
         if self._next.deliveries:
             batch, self._next = self._next, Batch()
             if not self._waiting:
@@ -208,14 +215,12 @@ class _Intake:
         with contextlib.suppress(AMQPError):  # the connection may be gone
             self._connection.add_callback_threadsafe(lambda: None)
 
-    def _acknowledge(self) -> None:
-        if self._under_way is None or not self._under_way[1].done():
-            return
-        (batch, future), self._under_way = self._under_way, None
+    def _acknowledge(self, batch: Batch, future: Future[Settled | None]) -> None:
+        self._under_way = None
         settled = future.result()
         if settled is not None:
             self._channel.basic_ack(batch.last_tag, multiple=True)
-            _report(batch, settled)
+            self._settled.append((batch, settled))
 
     def _sample(self) -> None:
         """Looks now and then how many messages wait; that none does dates what the figures know."""
@@ -236,6 +241,11 @@ class _Intake:
 
 def _refuse_to_wait_for_nothing(_frame: object) -> None:
     raise ConnectionError("the broker cancelled the consumer")
+
+
+def _close(connection: Any) -> None:
+    with contextlib.suppress(AMQPError, OSError):
+        connection.close()
 
 
 def _report(batch: Batch, settled: Settled) -> None:

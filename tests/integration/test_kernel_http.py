@@ -237,12 +237,16 @@ def test_people_read_the_language_they_ask_for(site: Site, accepted: str | None,
 
 
 def test_a_bug_says_nothing_of_itself_to_callers_or_log(site: Site) -> None:
-    for path in (f"{BASE}/bug", f"{BASE}/twice"):
-        reply = site.call("GET", path)
+    for path, token in ((f"{BASE}/bug", ""), (f"{BASE}/twice", ""), (NOTES, BUGGY_KEY)):
+        reply = site.call("GET", path, token=token)
         assert ID_NUMBER.encode() not in reply.body
         assert b"Traceback" not in reply.body
     failed = [line for line in site.process.lines() if line["event"] == "request_failed"]
-    assert {line["error"] for line in failed} >= {"builtins.RuntimeError", "pymongo.errors.DuplicateKeyError"}
+    assert {line["error"] for line in failed} >= {
+        "builtins.RuntimeError",
+        "pymongo.errors.DuplicateKeyError",
+        "builtins.LookupError",
+    }
     assert any("tests/probe.py" in place for line in failed for place in line["at"]), "the place is there"
     assert ID_NUMBER not in site.log()
 

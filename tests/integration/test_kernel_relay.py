@@ -15,9 +15,9 @@ from contracts.envelope import Event
 from services.kernel import clock, ids, outbox, relay, telemetry
 from services.kernel.amqp import Message, Publisher, PublishError
 from services.kernel.mongo import Document
-from services.kernel.outbox import Emit, insert, update
+from services.kernel.outbox import Emit, Source, embedded, insert, update
 from services.kernel.relay import Relay
-from tests.builders import NOON, write
+from tests.builders import NOON, event, write
 from tests.kernel import ProbeWorld, connected, failing
 from tests.parts import Parts, until
 from tests.probe import EVENTS, NAME, SOURCES, LevelSetV1, NoteWrittenV1
@@ -99,8 +99,8 @@ def test_everything_pending_is_published_as_it_was_written(world: ProbeWorld, ma
         events = tap.events(3)
         until(lambda: pending(world) == 0, "marked")
     assert sorted(events, key=lambda event: event["seq"]) == expected
-    for event in events:
-        EVENTS.check(event)
+    for found in events:
+        EVENTS.check(found)
     assert {key for key, _kind, _body in tap.messages} == {LevelSetV1.type, NoteWrittenV1.type}
     (kept,) = world.database["notes"].find()
     assert (kept["open"], kept["sent"], kept["out"]) == (False, 3, [])
@@ -172,6 +172,28 @@ def test_an_event_that_was_published_is_not_published_with_the_next(world: Probe
     update(world.database["notes"], current, write(level(2)), changes={})
     assert one.publish_pending() == 1
     assert [event["data"]["level"] for event in tap.events(2)] == [1, 2]
+
+
+def test_a_document_that_is_its_own_first_event_says_it_once(world: ProbeWorld) -> None:
+    """As a check-in: nothing of the first event is kept apart that could be taken away once it is published."""
+    notes = world.database["notes"]
+    first = event(LevelSetV1.type, {"level": 1}, id=ids.new(), seq=1)
+
+    def with_first(document: Document) -> list[Event]:
+        return [{**first, "subject": document["_id"]}, *embedded(document)]
+
+    tap = world.tap(NAME)
+    one = Relay(NAME, world.database, [Source("notes", with_first)], world.broker.url_for(NAME), holder="test")
+    notes.insert_one(
+        {"_id": ids.new(), "county": "370902", "rev": 1, "seq": 1, "out": [], "open": True, "recorded_at": NOON}
+    )
+    assert one.publish_pending() == 1
+    current = notes.find_one({})
+    assert current is not None
+    update(notes, current, write(level(2)), changes={})
+    assert one.publish_pending() == 1
+    one._publisher.close()
+    assert [found["data"]["level"] for found in tap.events(2)] == [1, 2]
 
 
 def test_marking_that_fails_publishes_again_and_loses_nothing(world: ProbeWorld, make: Make, parts: Parts) -> None:

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from pymongo.database import Database
 
+from services.kernel import mongo
+from services.kernel.mongo import Document
 from tests.integration.stations_api import BASE, Api, Kiosk, Reply, Stations, ago, new_id, row
 from tests.parts import World, until
 
@@ -569,7 +572,10 @@ def test_a_database_that_is_away_is_503_on_every_operation_and_comes_back(world:
     with Stations(world, relay=False) as running:
         scene = Scene(running)
         operations = {key: about for key, about in scene.operations().items() if key != ("GET", "/openapi.json")}
-        with failing(running, "find", "insert", "findAndModify", "aggregate", "update"), ThreadPoolExecutor(40) as pool:
+        with (
+            failing(running.database, "find", "insert", "findAndModify", "aggregate", "update"),
+            ThreadPoolExecutor(40) as pool,
+        ):
             replies = list(pool.map(lambda one: scene.call(*one), operations.items()))
         for operation, reply in zip(operations, replies, strict=True):
             assert (reply.status, reply.code) == (503, "unavailable"), operation
@@ -578,22 +584,21 @@ def test_a_database_that_is_away_is_503_on_every_operation_and_comes_back(world:
 
 
 def test_a_watch_without_a_database_does_not_take_the_service_along(world: World) -> None:
-    with Stations(world, relay=False) as running:
-        running.process.stop()
-        with failing(running, "aggregate"):  # the watch looks at once when the service starts
-            running.start()
-            until(
-                lambda: any("error handling worker" in line["event"] for line in running.process.lines()),
-                "the watch has failed",
-            )
-            assert running.with_token("").get("/open").status == 200
-        assert running.process.stop() == 0
+    database = mongo.connect(world.settings("stations"), "stations", "test")
+    with failing(database, "aggregate"), Stations(world, relay=False) as running:  # the watch looks at once
+        until(
+            lambda: any("error handling worker" in line["event"] for line in running.process.lines()),
+            "the watch has failed",
+        )
+        assert running.with_token("").get("/open").status == 200
+    assert running.process.stop() == 0
+    database.client.close()
 
 
 @contextmanager
-def failing(running: Stations, *commands: str) -> Iterator[None]:
-    """The service's database refuses some commands as one that shuts down does."""
-    admin = running.database.client.admin
+def failing(database: Database[Document], *commands: str) -> Iterator[None]:
+    """The database refuses the service some commands, as one that shuts down does."""
+    admin = database.client.admin
     data = {"failCommands": commands, "errorCode": 11600, "appName": "estation-stations-service"}
     admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
     try:

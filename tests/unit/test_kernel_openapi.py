@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from services.kernel import openapi
 from services.kernel.http import Endpoint
@@ -58,6 +59,33 @@ def test_schemas_of_input_say_their_limits(document: dict[str, Any]) -> None:
     assert note["required"] == ["title"]
     assert (note["properties"]["title"]["minLength"], note["properties"]["title"]["maxLength"]) == (1, 40)
     assert note["additionalProperties"] is False
+
+
+def test_it_is_valid_openapi_3_1(document: dict[str, Any]) -> None:
+    assert document["openapi"] == "3.1.0"
+    assert [str(error) for error in Draft202012Validator(OPENAPI_31).iter_errors(document)] == []
+
+
+def test_what_is_said_by_name_only_is_there_too_and_paths_say_what_they_take() -> None:
+    told = openapi.document(
+        "x",
+        "X",
+        "x",
+        [
+            Endpoint("GET", "/api/v1/x/<any(water, rest):kind>", "By kind", description="More words"),
+            Endpoint(
+                "GET", "/api/v1/x/<string(length=36):id>/more", "By id", media_type="text/csv", answers={200: None}
+            ),
+        ],
+        extra=[probe.NoteWrittenV1],
+    )
+    assert "NoteWrittenV1" in told["components"]["schemas"]
+    kind = told["paths"]["/api/v1/x/{kind}"]["get"]
+    assert kind["description"] == "More words"
+    assert kind["parameters"][0]["schema"] == {"type": "string", "enum": ["water", "rest"]}
+    more = told["paths"]["/api/v1/x/{id}/more"]["get"]
+    assert more["parameters"][0]["schema"] == {"type": "string", "minLength": 36, "maxLength": 36}
+    assert more["responses"]["200"]["content"] == {"text/csv": {"schema": {"type": "string"}}}
 
 
 def test_every_schema_is_a_schema_and_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
