@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from logging import CRITICAL, getLogger
 from typing import Any, Final
@@ -167,8 +167,11 @@ class _Intake:
                 self._turn()
                 self._connection.process_data_events(time_limit=TICK_SECONDS)
         finally:
-            # after a break, too: what is being applied now must be known before it comes again
-            wait([self._under_way[1]] if self._under_way else [])
+            if self._under_way is not None:
+                # after a break, too: what is being applied must be known before it comes again
+                with contextlib.suppress(StoppedError):
+                    self._take_back(*self._under_way)
+            self._report()
             _close(self._connection)
 
     def _turn(self) -> None:
@@ -176,8 +179,7 @@ class _Intake:
         while self._waiting and self._next.events < BATCH_EVENTS:
             self._reader.read(self._waiting.popleft(), self._next)
             self._hand_over()  # between messages: the other thread should not stand idle
-        while self._settled:
-            _report(*self._settled.popleft())
+        self._report()
         self._sample()
 
     def _on_message(self, _channel: object, method: Any, properties: Any, body: bytes) -> None:
@@ -196,7 +198,9 @@ class _Intake:
         if self._under_way is not None:
             if not self._under_way[1].done():
                 return
-            self._acknowledge(*self._under_way)
+            batch, future = self._under_way
+            if self._take_back(batch, future):
+                self._channel.basic_ack(batch.last_tag, multiple=True)
         if self._next.deliveries:
             batch, self._next = self._next, Batch()
             if not self._waiting:
@@ -215,12 +219,17 @@ class _Intake:
         with contextlib.suppress(AMQPError):  # the connection may be gone
             self._connection.add_callback_threadsafe(lambda: None)
 
-    def _acknowledge(self, batch: Batch, future: Future[Settled | None]) -> None:
+    def _take_back(self, batch: Batch, future: Future[Settled | None]) -> bool:
+        """Whether there is something to acknowledge."""
         self._under_way = None
         settled = future.result()
         if settled is not None:
-            self._channel.basic_ack(batch.last_tag, multiple=True)
             self._settled.append((batch, settled))
+        return settled is not None
+
+    def _report(self) -> None:
+        while self._settled:
+            _report(*self._settled.popleft())
 
     def _sample(self) -> None:
         """Looks now and then how many messages wait; that none does dates what the figures know."""
