@@ -229,7 +229,7 @@ class _Intake:
 
     def _report(self) -> None:
         while self._settled:
-            _report(*self._settled.popleft())
+            _tell(*self._settled.popleft())
 
     def _sample(self) -> None:
         """Looks now and then how many messages wait; that none does dates what the figures know."""
@@ -257,7 +257,7 @@ def _close(connection: Any) -> None:
         connection.close()
 
 
-def _report(batch: Batch, settled: Settled) -> None:
+def _tell(batch: Batch, settled: Settled) -> None:
     fresh, refusals = settled.fresh, settled.refusals
     duplicates = batch.events - len(fresh) - len(refusals)
     consumed = telemetry.CONSUMED
