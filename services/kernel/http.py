@@ -5,6 +5,7 @@ a handler runs: body, query, credentials, roles, Idempotency-Key, If-Match. A ha
 an :class:`Answer`; whatever it raises becomes a problem document (RFC 9457).
 """
 
+import contextlib
 import hashlib
 import re
 import time
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 import eventlet
 import structlog
-from eventlet import wsgi
+from eventlet import greenio, wsgi
 from eventlet.event import Event as Settled
 from marshmallow import RAISE, Schema, ValidationError, fields, validate
 from nameko.extensions import DependencyProvider, Entrypoint
@@ -209,8 +210,11 @@ class DrainingWebServer(WebServer):
                     logging.get().warning("accept_failed", exc_info=True)
                     eventlet.sleep(0.05)
                 continue
-            sock.settimeout(self._serv.socket_timeout)
-            eventlet.spawn_n(self._serve, sock, address)
+            self._take(sock, address)
+
+    def _take(self, sock: Any, address: Any) -> None:
+        sock.settimeout(self._serv.socket_timeout)
+        eventlet.spawn_n(self._serve, sock, address)
 
     def _serve(self, sock: Any, address: Any) -> None:
         try:
@@ -219,7 +223,10 @@ class DrainingWebServer(WebServer):
             logging.get().debug("connection_broken", exc_info=True)
 
     def drain(self) -> None:
-        """Refuses new connections, answers what is under way, lets idle connections end. Every entry point asks."""
+        """Refuses new connections, answers what is under way, lets idle connections end. Every entry point asks.
+
+        Connections that wait to be accepted are under way: their clients may have sent a request.
+        """
         if self._drained is not None:
             self._drained.wait()
             return
@@ -227,6 +234,10 @@ class DrainingWebServer(WebServer):
         self.container.config["app"].readiness.draining = True
         self._is_accepting = False
         self._gt.kill()
+        with contextlib.suppress(OSError):  # none left; nothing else runs between this and the closing
+            while True:
+                sock, address = self._sock.fd.accept()
+                self._take(greenio.GreenSocket(sock), address)
         self._sock.close()
         self._serv.keepalive = False  # from now on every answer says Connection: close
         started = time.monotonic()

@@ -25,6 +25,8 @@ from tests.probe import BASE, BODY_MAX, BUGGY_KEY, DEVICE_KEY
 APPNAME = "estation-probe-service"
 NOTES = f"{BASE}/notes"
 PLENTY = "1000000"
+SLOW_MS = 3300
+"""Longer than an idle connection is waited for."""
 RESET = b"\x01\x00\x00\x00\x00\x00\x00\x00"
 """SO_LINGER of no time: closing sends a reset."""
 
@@ -551,71 +553,59 @@ def test_more_connections_than_file_descriptors_are_outlived(site: Site) -> None
 
 
 class Client(threading.Thread):
-    """A well-behaved client on one kept connection: asks again and again until told to close."""
+    """A well-behaved client: asks again and again, on one connection until told to close it, or on a new one each."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, *, keeps: bool) -> None:
         super().__init__(daemon=True)
-        self._site = site
+        self._site, self._keeps = site, keeps
         self.asked = self.answered = 0
         self.created: list[str] = []
         self.cut: Exception | None = None
-        self.told_to_close = False
+        self.told_to_close = self.refused = False
 
     def run(self) -> None:
-        """Until the server says Connection: close."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._site.port, timeout=20)
-        with contextlib.closing(connection):
-            while not self.told_to_close:
-                headers = {
-                    "Authorization": f"Bearer {self._site.token}",
-                    "Content-Type": "application/json",
-                    "Idempotency-Key": new_key(),
-                }
-                self.asked += 1
+        """Until the server says Connection: close, or takes no new connection."""
+        while not (self.refused or (self.told_to_close and self._keeps)):
+            connection = http.client.HTTPConnection("127.0.0.1", self._site.port, timeout=20)
+            with contextlib.closing(connection):
                 try:
-                    connection.request("POST", NOTES, b'{"title": "drain"}', headers)
-                    answer = connection.getresponse()
-                    body = answer.read()
-                except (OSError, http.client.HTTPException) as error:
-                    self.cut = error
+                    connection.connect()
+                except ConnectionRefusedError:
+                    self.refused = True
                     return
-                self.answered += 1
-                assert answer.status == 201, body
-                self.created.append(answer.headers["Location"].rsplit("/", 1)[1])
-                self.told_to_close = answer.headers.get("Connection") == "close"
+                self._ask(connection)
+                while self._keeps and not (self.told_to_close or self.cut):
+                    self._ask(connection)
+            if self.cut:
+                return
+
+    def _ask(self, connection: http.client.HTTPConnection) -> None:
+        headers = {
+            "Authorization": f"Bearer {self._site.token}",
+            "Content-Type": "application/json",
+            "Idempotency-Key": new_key(),
+        }
+        self.asked += 1
+        try:
+            connection.request("POST", NOTES, b'{"title": "drain"}', headers)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.cut = error
+            return
+        self.answered += 1
+        assert answer.status == 201, body
+        self.created.append(answer.headers["Location"].rsplit("/", 1)[1])
+        self.told_to_close = answer.headers.get("Connection") == "close"
 
 
-def test_sigterm_under_load_cuts_no_request_and_loses_no_write(own: Callable[..., Site]) -> None:
-    site = own(ESTATION_REQUESTS_PER_MINUTE=PLENTY)
-    clients = [Client(site) for _ in range(16)]
-    with ThreadPoolExecutor(2) as pool:
-        for client in clients:
-            client.start()
-        until(lambda: all(client.answered > 3 for client in clients), "load")
-        slow = pool.submit(site.call, "GET", f"{BASE}/slow/3500")
-        until(lambda: (site.process.metric("estation_http_in_flight", service="probe") or 0) >= 1, "the slow one is in")
-        assert site.process.popen is not None
-        os.kill(site.process.popen.pid, signal.SIGTERM)
-
-        def draining() -> bool:
-            try:
-                site.process.ops("/readyz")
-            except OSError as error:
-                return "503" in str(error)
-            return False
-
-        until(draining, "not ready", 5)
-        until(lambda: refuses(site.port), "no new connections", 5)
-        assert slow.result().status == 200, "the slow one was finished"
-    for client in clients:
-        client.join(20)
-    assert site.process.popen.wait(20) == 0
-    assert [client.cut for client in clients] == [None] * 16
-    assert all(client.told_to_close and client.asked == client.answered for client in clients)
-    acknowledged = {id_ for client in clients for id_ in client.created}
-    stored = {note["_id"] for note in site.world.database["notes"].find({"title": "drain"})}
-    assert stored == acknowledged
-    assert [line["event"] for line in site.process.lines()][-1] == "stopped"
+def draining(process: Process) -> bool:
+    """Whether a process says that it takes no new work."""
+    try:
+        process.ops("/readyz")
+    except OSError as error:
+        return "503" in str(error)
+    return False
 
 
 def refuses(port: int) -> bool:
@@ -625,3 +615,32 @@ def refuses(port: int) -> bool:
             return False
     except ConnectionRefusedError:
         return True
+
+
+def test_sigterm_under_load_cuts_no_request_and_loses_no_write(own: Callable[..., Site]) -> None:
+    site = own(ESTATION_REQUESTS_PER_MINUTE=PLENTY)
+    assert site.process.popen is not None
+    clients = [Client(site, keeps=number < 8) for number in range(16)]
+    with ThreadPoolExecutor(2) as pool, socket.create_connection(("127.0.0.1", site.port), 20) as uploading:
+        uploading.sendall(POST + b"Content-Length: 2\r\n\r\n{")
+        for client in clients:
+            client.start()
+        until(lambda: all(client.answered > 3 for client in clients), "load")
+        slow = pool.submit(site.call, "GET", f"{BASE}/slow/{SLOW_MS}")
+        until(lambda: (site.process.metric("estation_http_in_flight", service="probe") or 0) >= 2, "both are in")
+        os.kill(site.process.popen.pid, signal.SIGTERM)
+        until(lambda: draining(site.process), "not ready", 5)
+        until(lambda: refuses(site.port), "no new connections", 5)
+        assert slow.result().status == 200, "the slow one was finished"
+        uploading.sendall(b"}")
+        assert b"200 OK" in uploading.recv(1000), "what was half sent, too"
+    for client in clients:
+        client.join(20)
+    assert site.process.popen.wait(20) == 0
+    assert [client.cut for client in clients] == [None] * 16
+    assert all(client.told_to_close for client in clients[:8])
+    assert all(client.refused for client in clients[8:])
+    acknowledged = {id_ for client in clients for id_ in client.created}
+    stored = {note["_id"] for note in site.world.database["notes"].find({"title": "drain"})}
+    assert stored == acknowledged
+    assert [line["event"] for line in site.process.lines()][-1] == "stopped"

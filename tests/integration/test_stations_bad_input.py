@@ -73,8 +73,8 @@ def test_too_large_names_the_limit_announced_or_in_chunks(stations: Stations, ki
     assert kept(stations, kiosk) == 1
 
 
-def test_too_fast_is_429_with_retry_after_for_that_device_alone(world: World) -> None:
-    with Stations(world, relay=False, ESTATION_DEVICE_REQUESTS_PER_MINUTE="5") as running:
+def test_too_fast_is_429_with_retry_after_for_that_device_alone(shared_world: World) -> None:
+    with Stations(shared_world, relay=False, ESTATION_DEVICE_REQUESTS_PER_MINUTE="5") as running:
         kiosk, other = running.kiosk(), running.kiosk()
         replies = [kiosk.api.post("/checkins", {"items": [row()]}) for _post in range(12)]
         # a minute may turn meanwhile, and then there are five more

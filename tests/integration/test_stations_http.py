@@ -550,9 +550,9 @@ def test_a_problem_is_told_in_chinese_or_in_english_and_never_repeats_what_was_s
 # Too fast, and a database that is away
 
 
-def test_too_fast_is_429_with_retry_after_on_every_operation_alone(world: World) -> None:
+def test_too_fast_is_429_with_retry_after_on_every_operation_alone(shared_world: World) -> None:
     once = {"ESTATION_REQUESTS_PER_MINUTE": "1", "ESTATION_DEVICE_REQUESTS_PER_MINUTE": "1"}
-    with Stations(world, relay=False, **once) as slow:
+    with Stations(shared_world, relay=False, **once) as slow:
         limited = 0
         for (method, template), about in operations_of(slow).items():
             caller = slow.person(*(about.get("x-roles") or ["worker"]), subject=f"{method} {template}")
@@ -568,24 +568,23 @@ def test_too_fast_is_429_with_retry_after_on_every_operation_alone(world: World)
         assert limited > 25
 
 
-def test_a_database_that_is_away_is_503_on_every_operation_and_comes_back(world: World) -> None:
-    with Stations(world, relay=False) as running:
-        scene = Scene(running)
-        operations = {key: about for key, about in scene.operations().items() if key != ("GET", "/openapi.json")}
-        with (
-            failing(running.database, "find", "insert", "findAndModify", "aggregate", "update"),
-            ThreadPoolExecutor(40) as pool,
-        ):
-            replies = list(pool.map(lambda one: scene.call(*one), operations.items()))
-        for operation, reply in zip(operations, replies, strict=True):
-            assert (reply.status, reply.code) == (503, "unavailable"), operation
-            assert int(reply.headers["Retry-After"]) >= 1
-        until(lambda: running.officer.get("/stations").status == 200, "the service serves again")
+def test_a_database_that_is_away_is_503_on_every_operation_and_comes_back(scene: Scene) -> None:
+    operations = {key: about for key, about in scene.operations().items() if key != ("GET", "/openapi.json")}
+    commands = ("find", "insert", "findAndModify", "aggregate", "update")
+    with failing(scene.stations.database, *commands, code=SHUTS_DOWN), ThreadPoolExecutor(40) as pool:
+        replies = list(pool.map(lambda one: scene.call(*one), operations.items()))
+    for operation, reply in zip(operations, replies, strict=True):
+        assert (reply.status, reply.code) == (503, "unavailable"), operation
+        assert int(reply.headers["Retry-After"]) >= 1
+    until(lambda: scene.stations.officer.get("/stations").status == 200, "the service serves again")
 
 
 def test_a_watch_without_a_database_does_not_take_the_service_along(world: World) -> None:
     database = mongo.connect(world.settings("stations"), "stations", "test")
-    with failing(database, "aggregate"), Stations(world, relay=False) as running:  # the watch looks at once
+    with (
+        failing(database, "aggregate", code=TOO_SLOW),
+        Stations(world, relay=False) as running,
+    ):  # the watch looks at once
         until(
             lambda: any("error handling worker" in line["event"] for line in running.process.lines()),
             "the watch has failed",
@@ -595,11 +594,15 @@ def test_a_watch_without_a_database_does_not_take_the_service_along(world: World
     database.client.close()
 
 
+SHUTS_DOWN, TOO_SLOW = 11600, 50
+"""Error codes of MongoDB; the driver tries again after the first for as long as it may."""
+
+
 @contextmanager
-def failing(database: Database[Document], *commands: str) -> Iterator[None]:
-    """The database refuses the service some commands, as one that shuts down does."""
+def failing(database: Database[Document], *commands: str, code: int) -> Iterator[None]:
+    """The database refuses the service some commands."""
     admin = database.client.admin
-    data = {"failCommands": commands, "errorCode": 11600, "appName": "estation-stations-service"}
+    data = {"failCommands": commands, "errorCode": code, "appName": "estation-stations-service"}
     admin.command("configureFailPoint", "failCommand", mode="alwaysOn", data=data)
     try:
         yield
