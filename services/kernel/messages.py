@@ -56,6 +56,16 @@ _MESSAGES: dict[str, Message] = {
     "not_a_uuid": Message("应为 UUID。", "A UUID is needed."),
     "given_twice": Message("重复填写。", "Given twice."),
     "bad_cursor": Message("翻页标记无效。", "The cursor is not valid."),
+    "id_invalid": Message("身份证号码有误，请核对。", "This ID number is not valid; please check it."),
+    "id_15_digit_retired": Message("15 位身份证号码已停用，请填写 18 位号码。", "Please give the 18-digit ID number."),
+    "phone_invalid": Message("电话号码有误，请核对。", "This telephone number is not valid; please check it."),
+    "phone_not_mobile": Message("请填写手机号码。", "A mobile number is needed."),
+    "name_invalid": Message(
+        "姓名应为 2 至 40 个文字，可含间隔号“·”。", "A name has 2 to 40 letters and may hold a middle dot."
+    ),
+    "uscc_invalid": Message("统一社会信用代码有误，请核对。", "This unified social credit code is not valid."),
+    "uscc_not_a_union": Message("请填写工会的统一社会信用代码。", "The code of a trade union is needed."),
+    "person_erased": Message("此人的资料已按要求删除。", "This person's data has been erased on request."),
 }
 
 
