@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from contracts.codes import PLACES
 from contracts.envelope import TYPE, Event, MalformedError, is_interoperable
-from contracts.events import EventData, stations
+from contracts.events import EventData, people, stations
 from contracts.measures import Count
 
 METRICS = "metrics"
@@ -132,22 +132,28 @@ UNROUTED = "unrouted"
 """Exchange and queue for events that no inbox is bound for: alerted, never lost."""
 
 CATALOGUE = Catalogue(
-    Entry(schema, (METRICS,))
-    for schema in (
-        stations.StationOpenedV1,
-        stations.FacilityAddedV1,
-        stations.FacilityRemovedV1,
-        stations.StationSuspendedV1,
-        stations.StationResumedV1,
-        stations.StationClosedV1,
-        stations.CheckinRecordedV1,
-        stations.CheckinQuarantinedV1,
-        stations.CheckinApprovedV1,
-        stations.CheckinVoidedV1,
-        stations.DeviceEnrolledV1,
-        stations.DeviceRevokedV1,
-        stations.FaultReportedV1,
-        stations.FaultClearedV1,
-        stations.HeartbeatMissedV1,
+    (
+        *(
+            Entry(schema, (METRICS,))
+            for schema in (
+                stations.StationOpenedV1,
+                stations.FacilityAddedV1,
+                stations.FacilityRemovedV1,
+                stations.StationSuspendedV1,
+                stations.StationResumedV1,
+                stations.StationClosedV1,
+                stations.CheckinRecordedV1,
+                stations.CheckinQuarantinedV1,
+                stations.CheckinApprovedV1,
+                stations.CheckinVoidedV1,
+                stations.DeviceEnrolledV1,
+                stations.DeviceRevokedV1,
+                stations.FaultReportedV1,
+                stations.FaultClearedV1,
+                stations.HeartbeatMissedV1,
+                people.PersonRegisteredV1,
+            )
+        ),
+        Entry(people.SessionRevokedV1, (METRICS,)),
     )
 )

@@ -94,3 +94,11 @@ class FaultKind(StrEnum):
     APPLIANCE = "appliance"
     DOOR = "door"
     OTHER = "other"
+
+
+class Enrolment(StrEnum):
+    """How an account came to be."""
+
+    SELF = "self"
+    COUNTER = "counter"
+    IMPORT = "import"

@@ -36,5 +36,7 @@ MEASURES: dict[str, Measure] = {
         Measure("stations.devices", "签到设备", "台", stock=True),
         Measure("stations.faults", "未排除故障", "起", stock=True),
         Measure("stations.silences", "失联次数", "次"),
+        Measure("people.accounts", "实名账号", "个", stock=True),
+        Measure("people.revocations", "提前终止的登录", "次"),
     )
 }

@@ -69,6 +69,8 @@ DATA: Final[dict[str, dict[str, Any]]] = {
         "corrects": uid("reported"),
     },
     "stations.heartbeat_missed.v1": {"day": DAY, "station": uid("station"), "silent_seconds": 5400},
+    "people.person_registered.v1": {"day": DAY, "by": "self"},
+    "people.session_revoked.v1": {"day": DAY, "session": uid("session")},
 }
 
 
