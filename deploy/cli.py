@@ -4,6 +4,7 @@ import os
 
 import click
 
+from deploy.commands.audit import audit
 from deploy.commands.device import device
 from deploy.commands.dlq import dlq
 from deploy.commands.migrate import migrate
@@ -25,7 +26,7 @@ def main(context: click.Context) -> None:
         system.fill(os.environ)
 
 
-for command in (*LAUNCHER.values(), migrate, seed, simulate, token, device, dlq, rebuild):
+for command in (*LAUNCHER.values(), migrate, seed, simulate, token, device, dlq, rebuild, audit):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -39,17 +39,20 @@ def _settings(role: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 (impor
 
 
 def _relay(name: str) -> None:
-    from services.kernel import clock, mongo, process, relay, telemetry
+    from services.kernel import clock, mongo, process, relay, sealer, telemetry
 
     settings = _settings(f"relay-{name}")
-    sources = importlib.import_module(f"services.{name}.store").SOURCES
+    store = importlib.import_module(f"services.{name}.store")
+    sources = store.SOURCES
     database = mongo.connect(settings, name, "relay")
     process.await_database(database)
     worker = relay.Relay(name, database, sources, settings.rabbitmq_url, holder=process.holder())
     readiness = telemetry.Readiness()
     readiness.add("database", lambda: bool(database.client.admin.command("ping")["ok"]))
     telemetry.before_scrape(lambda: relay.observe_pending(name, database, sources, clock.now))
+    sealers = sealer.start(settings, name, database, store.AUDITED, process.holder())
     process.run_worker(worker, settings, readiness)
+    sealers.stop()
 
 
 if __name__ == "__main__":

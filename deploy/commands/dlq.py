@@ -16,7 +16,6 @@ from services.kernel import audit, auth, clock, mongo, retry, settings
 from services.kernel.topology import retry_exchange
 
 CONSUMERS = CATALOGUE.consumers
-AUDIT = "operations"
 
 
 @click.group()
@@ -139,7 +138,7 @@ def _type(body: bytes) -> str:
 
 
 def _audit(action: str, consumer: str, reason: str, ids: list[str], body: bytes) -> None:
-    database = mongo.connect(settings.read(), AUDIT, "cli")
+    database = mongo.connect(settings.read(), audit.OPERATIONS, "cli")
     row = audit.row(
         auth.system(f"cli:{getpass.getuser()}"),
         action,
@@ -147,7 +146,7 @@ def _audit(action: str, consumer: str, reason: str, ids: list[str], body: bytes)
         reason=reason,
         after={"consumer": consumer, "events": ids, "sha256": hashlib.sha256(body).hexdigest()},
     )
-    database["audit"].insert_one({"_id": row["id"], **row})
+    audit.keep(database["audit"], row)
     database.client.close()
 
 

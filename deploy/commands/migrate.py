@@ -9,7 +9,7 @@ import click
 
 from contracts.catalogue import CATALOGUE
 from deploy.run import SERVICES
-from services.kernel import mongo, settings
+from services.kernel import audit, mongo, settings
 from services.kernel.topology import Management, definitions
 
 
@@ -21,6 +21,9 @@ def migrate() -> None:
         database = mongo.connect_documents(known, service, "migrate")
         importlib.import_module(f"services.{service}.store").ensure_indexes(database)
         click.echo(f"{database.name}: indexes are there")
+    operations = mongo.connect(known, audit.OPERATIONS, "migrate")
+    audit.ensure_indexes(operations, audit.OPERATED)
+    click.echo(f"{operations.name}: indexes are there")
     passwords = json.loads(Path(known.rabbitmq_passwords).read_text()) if known.rabbitmq_passwords else {}
     vhost = unquote(urlsplit(known.rabbitmq_url).path[1:]) or "/"
     removed = Management(known.rabbitmq_api).apply(definitions(CATALOGUE, vhost, passwords))

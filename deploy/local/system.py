@@ -123,6 +123,7 @@ def _processes(
     place: Layout, secrets: Credentials, broker: rabbitmq.Broker, url: str, environ: Mapping[str, str]
 ) -> list[Program]:
     common = _common(secrets, url, environ) | dict.fromkeys(ADMINISTRATIVE, "")
+    common["ESTATION_AUDIT_HEADS"] = environ.get("ESTATION_AUDIT_HEADS") or str(place.var / "audit-heads")
 
     def process(name: str, service: str, role: tuple[str, ...], http_port: str = "") -> Program:
         environment = {

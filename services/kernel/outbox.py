@@ -1,8 +1,8 @@
 """Documents whose events ride in them: state and event in one atomic write, found again by the relay.
 
 Every document written here has ``rev`` (raised by each write), ``seq`` (events emitted so far), ``out`` (events not
-yet published), ``open`` (whether there are any), ``recorded_at`` (of the last write) and ``audit``. Only documents
-with ``open: false`` may expire or be deleted.
+yet published), ``open`` (whether there are any), ``recorded_at`` (of the last write), ``audit`` and ``unsealed``
+(kernel/audit.py, which says what may be deleted). Only documents with ``open: false`` may expire or be deleted.
 """
 
 import random
@@ -125,6 +125,7 @@ def insert(
         "created_at": write.at,
         "recorded_at": write.at,
         "audit": [write.audit],
+        "unsealed": True,
     }
     if idempotency is None:
         collection.insert_one(whole, session=session)
@@ -177,7 +178,7 @@ def update(
         Stale: somebody else wrote it since ``current`` was read.
     """
     order: Document = {
-        "$set": {**changes, "recorded_at": write.at},
+        "$set": {**changes, "recorded_at": write.at, "unsealed": True},
         "$inc": {"rev": 1, "seq": len(write.emit)},
         "$push": {"audit": write.audit},
     }

@@ -37,6 +37,7 @@ class Settings:
     token_audience: str = "estation"
     device_requests_per_minute: int = 600
     requests_per_minute: int = 600
+    audit_heads: str = ""
     log_level: str = "INFO"
 
     @property
@@ -75,6 +76,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         token_audience=given.text("TOKEN_AUDIENCE", known.token_audience),
         device_requests_per_minute=given.number("DEVICE_REQUESTS_PER_MINUTE", known.device_requests_per_minute, 10**6),
         requests_per_minute=given.number("REQUESTS_PER_MINUTE", known.requests_per_minute, 10**6),
+        audit_heads=given.text("AUDIT_HEADS", known.audit_heads),
         log_level=given.choice("LOG_LEVEL", known.log_level, LEVELS),
     )
 

@@ -393,6 +393,7 @@ def _checkin(
         "rev": 1,
         "seq": 1,
         "open": True,
+        "unsealed": True,
     }
     if import_reason:  # else it is its own audit row: its device is the actor
         document["audit"] = [audit.row(act.actor, "checkin.import", at=act.now, reason=import_reason)]
@@ -478,7 +479,7 @@ def approve_checkin(store: Store, act: Act, id_: str, reason: str, captured_at: 
             emit,
             reason=reason,
             before={"status": current["status"], "day": current["day"]},
-            after={"status": rules.APPROVED, "day": day},
+            after={"status": rules.APPROVED, "day": day, "happened_at": happened},
         )
         return store.change(Checkin, current, write, status=rules.APPROVED, day=day, happened_at=happened)
 

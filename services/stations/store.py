@@ -13,7 +13,7 @@ from pymongo.database import Database
 from contracts import envelope
 from contracts.envelope import Event
 from contracts.events.stations import CheckinQuarantinedV1, CheckinRecordedV1
-from services.kernel import clock, outbox
+from services.kernel import audit, clock, outbox
 from services.kernel.auth import Actor
 from services.kernel.errors import FieldError, Invalid, NotFound
 from services.kernel.mongo import Document, GroupCommit
@@ -62,6 +62,16 @@ SOURCES: Final = (
 )
 """What the relay reads, busiest first."""
 
+AUDITED: Final = (
+    audit.Source("stations"),
+    audit.Source("devices"),
+    audit.Source("faults"),
+    audit.Source("supplies"),
+    audit.LOOKS,
+    audit.Source("checkins", own=True),
+)
+"""What the sealer reads; the many last, so that nothing waits behind them."""
+
 
 def ensure_indexes(database: Database[Document]) -> None:
     """Creates the indexes of every collection (``estation migrate``)."""
@@ -69,6 +79,7 @@ def ensure_indexes(database: Database[Document]) -> None:
         model.ensure_indexes()
     for source in SOURCES:
         outbox.ensure_index(database[source.collection])
+    audit.ensure_indexes(database, AUDITED)
     for created in _IDEMPOTENT:
         outbox.ensure_idempotency_index(created._get_collection())  # noqa: SLF001 (mongoengine's own way)
 

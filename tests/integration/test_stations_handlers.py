@@ -180,6 +180,7 @@ def test_a_clock_three_days_off_waits_and_is_approved_for_the_right_day(stored: 
     }
     assert approved["audit"][-1]["changed"] == {
         "day": ["2025-07-13", "2025-07-16"],
+        "happened_at": [None, happened],
         "status": ["quarantined", "approved"],
     }
 

@@ -31,6 +31,7 @@ GIVEN = {
     "ESTATION_TOKEN_AUDIENCE": ("token_audience", "other", "other"),
     "ESTATION_DEVICE_REQUESTS_PER_MINUTE": ("device_requests_per_minute", "7", 7),
     "ESTATION_REQUESTS_PER_MINUTE": ("requests_per_minute", "1000000", 1_000_000),
+    "ESTATION_AUDIT_HEADS": ("audit_heads", "/srv/heads", "/srv/heads"),
     "ESTATION_LOG_LEVEL": ("log_level", "DEBUG", "DEBUG"),
 }
 
