@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -234,14 +234,14 @@ class Rig:
     @contextmanager
     def hung(self, name: str) -> Iterator[None]:
         """SIGSTOP: the connections stand, nothing moves."""
-        pid = self.signal(name, signal.SIGSTOP)
+        group = os.getpgid(self.signal(name, signal.SIGSTOP))
         self.say(f"{name} hangs")
         try:
             yield
         finally:
-            if self.state(name).pid == pid:
-                self.signal(name, signal.SIGCONT)
-                self.say(f"{name} goes on")
+            with suppress(ProcessLookupError):  # killed meanwhile
+                os.killpg(group, signal.SIGCONT)
+            self.say(f"{name} goes on, or is dead")
 
     def pause(self, seconds: float) -> None:
         """Lets a fault last; nothing is awaited."""
