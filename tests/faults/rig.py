@@ -36,7 +36,8 @@ from services.metrics import rebuild
 from services.stations.store import SOURCES
 from tests.faults.ledger import Recorder
 from tests.faults.wires import Wires
-from tests.parts import PROJECT, free_port, listens, until
+from tests.mailbox import Mailbox
+from tests.parts import PROJECT, Broker, free_port, listens, until
 
 OFFSET: Final = 5000
 WELL_SECONDS: Final = 180
@@ -350,6 +351,12 @@ class Rig:
         """Messages that wait in a queue."""
         with closing(pika.BlockingConnection(pika.URLParameters(os.environ["ESTATION_RABBITMQ_URL"]))) as connection:
             return int(connection.channel().queue_declare(queue, passive=True).method.message_count)
+
+    def mailbox(self, consumer: str) -> Mailbox:
+        """A consumer's queues from outside."""
+        own = self.parts.broker
+        broker = Broker(own.host, own.port, own.api, own.vhost, {}, Management(own.api))
+        return Mailbox(broker, consumer, consumer)
 
     def queues(self) -> dict[str, int]:
         """Every queue that is not empty."""

@@ -2,51 +2,24 @@
 
 import time
 import uuid
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import pytest
 
 from contracts import catalogue
-from deploy.commands.dlq import CONSUMERS
-from services.kernel.topology import Management, retry_exchange
 from tests.faults.conftest import Scale
 from tests.faults.rig import Rig
 from tests.parts import until
 
 POISON_PEOPLE = 499
 NEIGHBOURS = 99
-assert "metrics" in CONSUMERS
-
-
-def _shorter_pauses(rig: Rig) -> None:
-    """The pauses before each try, cut short by a policy above the system's own."""
-    vhost = rig.parts.broker.vhost
-    for pause in catalogue.WAITS:
-        name = catalogue.wait("metrics", pause)
-        Management(rig.parts.broker.api).call(
-            "PUT",
-            f"/policies/{vhost}/test-{name}",
-            {
-                "pattern": "^" + name.replace(".", r"\.") + "$",
-                "apply-to": "queues",
-                "priority": 20,
-                "definition": {
-                    "message-ttl": 200,
-                    "dead-letter-exchange": retry_exchange("metrics"),
-                    "dead-letter-routing-key": "inbox",
-                    "dead-letter-strategy": "at-least-once",
-                    "overflow": "reject-publish",
-                },
-            },
-        )
 
 
 @pytest.mark.timeout(900)
 def test_poison_is_parked_alone_after_its_tries_and_applied_once_when_replayed(rig: Rig, scale: Scale) -> None:
     metrics = rig.database("metrics")
     dead = catalogue.dead("metrics")
-    if not scale.full:
-        _shorter_pauses(rig)
     metrics.command("collMod", "events", validator={"event.data.people": {"$ne": POISON_PEOPLE}})
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     people = [POISON_PEOPLE if number == NEIGHBOURS // 2 else 1 for number in range(NEIGHBOURS + 1)]
@@ -62,7 +35,8 @@ def test_poison_is_parked_alone_after_its_tries_and_applied_once_when_replayed(r
     )
     rig.say("99 neighbours count")
     started = time.monotonic()
-    until(lambda: rig.depth(dead) == 1, "it is parked", 500)
+    with nullcontext() if scale.full else rig.mailbox("metrics").pausing(200):
+        until(lambda: rig.depth(dead) == 1, "it is parked", 500)
     rig.say(f"parked after {time.monotonic() - started:.0f} s")
     shown = rig.command("dlq", "show", "metrics")
     assert poison in shown
