@@ -80,7 +80,7 @@ class Rig:
         self._clerks: list[_Clerk] = []
         self._keys: list[str] = []
         self._environment = pytest.MonkeyPatch()
-        self._clients: list[MongoClient[Document]] = []
+        self._client: MongoClient[Document] | None = None
         self.parts: System
         self.officer: Api
 
@@ -120,8 +120,8 @@ class Rig:
     def end(self) -> None:
         """Stops everything."""
         self.stop_fleet()
-        for client in self._clients:
-            client.close()
+        if self._client is not None:
+            self._client.close()
         lifecycle.down(self.place)
         self.wires.close()
         self.ledger.close()
@@ -332,9 +332,9 @@ class Rig:
 
     def database(self, service: str) -> Database[Document]:
         """A service's database, by no wire."""
-        client: MongoClient[Document] = MongoClient(self.parts.mongodb_url, readConcernLevel="majority")
-        self._clients.append(client)
-        return client["estation_" + service]
+        if self._client is None:
+            self._client = MongoClient(self.parts.mongodb_url, readConcernLevel="majority")
+        return self._client["estation_" + service]
 
     def samples(self, process: str) -> dict[str, float]:
         """The metrics of one process, by sample as it is written."""
