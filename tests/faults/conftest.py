@@ -62,7 +62,11 @@ class Rigs:
         if self._running is None or self._running.wired != wired:
             self.end()
             self._running = Rig(self._folder(), self._seed, self._scale.devices, wired=wired)
-            self._running.start()
+            try:
+                self._running.start()
+            except BaseException:
+                self.end()
+                raise
         return self._running
 
     def end(self) -> None:
