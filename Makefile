@@ -1,6 +1,7 @@
 # make up      start the whole system on this machine        make down    stop it; data stays in var/
 # make test    everything that has to be green               make check   the part of it without a broker or a database
-# make status  how it is                                     make lock    compile requirements/*.in anew (needs uv)
+# make status  how it is                                     make faults  break it in every way, at full length (half an hour)
+# make lock    compile requirements/*.in anew (needs uv)      make mutants plant faults of one line; tests must find each
 # Another Python: make PYTHON=python3.12 up
 
 PYTHON ?= python3.11
@@ -9,7 +10,7 @@ BOOTSTRAP = command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) is not here: 
 	"$(PYTHON)" deploy/local/bootstrap.py
 COMPILE = uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header
 
-.PHONY: up down status doctor test check mutants lock
+.PHONY: up down status doctor test check mutants faults lock
 .DEFAULT_GOAL := up
 
 up:
@@ -33,6 +34,10 @@ test: check
 mutants:
 	@$(BOOTSTRAP) dev
 	$(VENV_PYTHON) -m tests.mutants
+
+faults:
+	@$(BOOTSTRAP) dev
+	ESTATION_FAULTS=full $(VENV_PYTHON) -m pytest tests/faults
 
 lock:
 	@command -v uv >/dev/null || { echo "uv is not here: $(PYTHON) -m pip install --user uv" >&2; exit 1; }

@@ -156,14 +156,7 @@ def main(only: set[int]) -> int:
     """Plants each mutant in turn (or only those of the given numbers); how many survive."""
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
-        copy = Path(folder)
-        for room in ROOMS:
-            source = PROJECT / room
-            ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-            if source.is_dir():
-                shutil.copytree(source, copy / room, ignore=ignored)
-            else:
-                shutil.copy(source, copy / room)
+        copy = copy_project(Path(folder))
         chosen = [(number, mutant) for number, mutant in enumerate(MUTANTS, start=1) if not only or number in only]
         for number, mutant in chosen:
             survivors += not _killed(copy, number, mutant)
@@ -171,13 +164,33 @@ def main(only: set[int]) -> int:
     return survivors
 
 
+def copy_project(folder: Path) -> Path:
+    """Copies what tests need into a folder, with a way to a RabbitMQ that was unpacked under var/; the folder."""
+    for room in ROOMS:
+        source = PROJECT / room
+        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+        if source.is_dir():
+            shutil.copytree(source, folder / room, ignore=ignored)
+        else:
+            shutil.copy(source, folder / room)
+    (folder / "var").mkdir()
+    (folder / "var" / "rabbitmq").symlink_to(PROJECT / "var" / "rabbitmq")
+    return folder
+
+
+def plant(path: Path, line: str, change: str) -> str:
+    """Changes the one place that holds ``line``; the text as it was."""
+    text = path.read_text("utf-8")
+    if text.count(line) != 1:
+        raise SystemExit(f"{path.name} holds this {text.count(line)} times, not once: {line}")
+    path.write_text(text.replace(line, change), "utf-8")
+    return text
+
+
 def _killed(copy: Path, number: int, mutant: Mutant) -> bool:
     path = copy / mutant.file
-    text = path.read_text("utf-8")
-    if text.count(mutant.line) != 1:
-        raise SystemExit(f"{mutant.file} holds this {text.count(mutant.line)} times, not once: {mutant.line}")
+    text = plant(path, mutant.line, mutant.change)
     place = f"{mutant.file}:{text[: text.index(mutant.line)].count(chr(10)) + 1}"
-    path.write_text(text.replace(mutant.line, mutant.change), "utf-8")
     try:
         files, _, chosen = mutant.tests.partition(" -k ")
         done = subprocess.run(
@@ -187,7 +200,7 @@ def _killed(copy: Path, number: int, mutant: Mutant) -> bool:
                 *[file for file in files.split() if (copy / file).exists()],
             ],
             cwd=copy,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy), **_broker()},
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)},
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -201,11 +214,6 @@ def _killed(copy: Path, number: int, mutant: Mutant) -> bool:
     print(f"   - {mutant.line.strip()}\n   + {mutant.change.strip()}")
     print(f"   found by {found[1]}" if found else done.stdout[-2000:] + done.stderr[-500:], flush=True)
     return killed
-
-
-def _broker() -> dict[str, str]:
-    """A RabbitMQ that was unpacked under var/ is found from the copy too."""
-    return {"ESTATION_VAR": os.environ.get("ESTATION_VAR", str(PROJECT / "var"))}
 
 
 if __name__ == "__main__":

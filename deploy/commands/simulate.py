@@ -13,17 +13,19 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 import requests
+from urllib3.exceptions import NewConnectionError
 
 from contracts.codes import ServiceKind
 from deploy.commands.api import SECONDS, Api, Refused, edge_url
 from deploy.local import layout
 from services.kernel import clock
+from services.stations.handlers import KEY_PREFIX
 
 HOURS = (1, 1, 1, 1, 1, 2, 4, 7, 8, 9, 11, 16, 18, 13, 10, 9, 9, 11, 12, 8, 5, 3, 2, 1)
 """How busy a station is by the hour of the day, in parts of the busiest."""
@@ -35,9 +37,24 @@ KINDS = {
     ServiceKind.MOTHER_ROOM: 3,
 }
 BATCH_MAX = 200
-SEND_EVERY = (1.0, 4.0)
-OFFLINE_SHARE = 0.15
-LOST_ANSWERS = 0.03
+REFUSED = "refused"
+LOST = "answer lost"
+PATIENCE_SECONDS = 60
+"""How long a device that stopped capturing tries to get rid of what it still holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How a device behaves. ``rate``: check-ins a minute in the busiest hour; the others: shares and seconds."""
+
+    rate: float
+    by_hour: bool = True
+    send_every: tuple[float, float] = (1.0, 4.0)
+    offline_share: float = 0.04
+    offline_seconds: tuple[float, float] = (5.0, 25.0)
+    lost_answers: float = 0.03
+    wrong_clock: float = 0.0
+    """Rows captured by a clock that is days off: they wait for an officer."""
 
 
 @dataclass
@@ -50,8 +67,9 @@ class Ledger:
     latencies: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def settle(self, sent: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
+    def settle(self, device: str, sent: list[dict[str, Any]], results: list[dict[str, Any]]) -> None:
         """Notes the results of one answered batch."""
+        del device
         with self.lock:
             for row, result in zip(sent, results, strict=True):
                 self.rows[result["status"]] += 1
@@ -61,47 +79,55 @@ class Ledger:
 class Device(threading.Thread):
     """One simulated tablet."""
 
-    def __init__(self, key: str, ledger: Ledger, dice: random.Random, rate: float, until: float) -> None:
+    def __init__(
+        self, key: str, ledger: Ledger, dice: random.Random, habits: Habits, stop: threading.Event, edge: str
+    ) -> None:
         super().__init__(daemon=True)
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {key}"
-        self._ledger, self._dice, self._rate, self._until = ledger, dice, rate, until
+        self._ledger, self._dice, self._habits, self._stopping = ledger, dice, habits, stop
+        self._url = edge + "/api/v1/stations/checkins"
         self._queue: list[dict[str, Any]] = []
+        self.id = key.removeprefix(KEY_PREFIX).partition(".")[0]
         self.made = 0
         self.unsent = 0
 
     def run(self) -> None:
-        """Captures until the time is up, then sends until nothing is left (at most a minute)."""
+        """Captures until told to stop, then sends until nothing is left (at most a minute)."""
         next_row = time.monotonic() + self._pause()
-        next_send = time.monotonic() + self._dice.uniform(*SEND_EVERY)
+        next_send = time.monotonic() + self._dice.uniform(*self._habits.send_every)
         offline_until = 0.0
-        while (now := time.monotonic()) < self._until:
+        while not self._stopping.wait(max(0.0, min(next_row, next_send) - time.monotonic())):
+            now = time.monotonic()
             while next_row <= now:
                 self._capture()
                 next_row += self._pause()
             if next_send <= now:
-                if now >= offline_until and self._dice.random() < OFFLINE_SHARE / 4:
-                    offline_until = now + self._dice.uniform(5, 25)
+                if now >= offline_until and self._dice.random() < self._habits.offline_share:
+                    offline_until = now + self._dice.uniform(*self._habits.offline_seconds)
                 if now >= offline_until and self._queue:
                     self._send()
-                next_send = now + self._dice.uniform(*SEND_EVERY)
-            time.sleep(0.05)
-        deadline = time.monotonic() + 60
+                next_send = now + self._dice.uniform(*self._habits.send_every)
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while self._queue and time.monotonic() < deadline:
             if not self._send():
                 time.sleep(self._dice.uniform(0.2, 1.0))
         self.unsent = len(self._queue)
+        self._session.close()
 
     def _pause(self) -> float:
-        busy = HOURS[datetime.now(clock.SHANGHAI).hour] / max(HOURS)
-        return self._dice.expovariate(self._rate * max(busy, 0.25) / 60)
+        busy = HOURS[datetime.now(clock.SHANGHAI).hour] / max(HOURS) if self._habits.by_hour else 1.0
+        return self._dice.expovariate(self._habits.rate * max(busy, 0.25) / 60)
 
     def _capture(self) -> None:
         self.made += 1
+        captured_at = datetime.now(UTC)
+        if self._dice.random() < self._habits.wrong_clock:
+            captured_at += timedelta(days=self._dice.choice([-40, -2, 1]))
         self._queue.append(
             {
                 "id": str(uuid.UUID(int=self._dice.getrandbits(128), version=4)),
-                "captured_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "captured_at": captured_at.isoformat(timespec="milliseconds"),
                 "kind": self._dice.choices(list(KINDS), weights=list(KINDS.values()))[0],
                 "people": self._dice.choices([1, 2, 3, 5, 12], weights=[70, 18, 7, 4, 1])[0],
             }
@@ -112,29 +138,35 @@ class Device(threading.Thread):
         started = time.perf_counter()
         try:
             answer = self._session.post(
-                edge_url() + "/api/v1/stations/checkins",
+                self._url,
                 json={"sent_at": datetime.now(UTC).isoformat(timespec="milliseconds"), "items": batch},
                 timeout=SECONDS,
             )
         except requests.RequestException as error:
-            self._fault(type(error).__name__)
+            self._fault(_kind(error))
             return False
         if answer.status_code != requests.codes.ok:
             self._fault(str(answer.status_code))
             time.sleep(min(5.0, float(answer.headers.get("Retry-After", "0"))))
             return False
-        if self._dice.random() < LOST_ANSWERS:  # the answer is lost on the way: the same rows go out again
-            self._fault("answer lost")
+        if self._dice.random() < self._habits.lost_answers:  # the answer is lost on the way: the same rows go out again
+            self._fault(LOST)
             return False
         with self._ledger.lock:
             self._ledger.latencies.append(time.perf_counter() - started)
-        self._ledger.settle(batch, answer.json()["results"])
+        self._ledger.settle(self.id, batch, answer.json()["results"])
         self._queue = self._queue[len(batch) :]
         return True
 
     def _fault(self, kind: str) -> None:
         with self._ledger.lock:
             self._ledger.faults[kind] += 1
+
+
+def _kind(error: requests.RequestException) -> str:
+    """``refused`` where nobody listened; anything else may have been heard."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return REFUSED if isinstance(reason, NewConnectionError) else type(error).__name__
 
 
 @click.command()
@@ -149,13 +181,15 @@ def simulate(devices: int, minutes: float, rate: float, seed_: int | None) -> No
     keys = _keys(officer, devices)
     before = _figures()
     click.echo(f"seed {seed_}: {devices} devices for {minutes:g} minutes")
-    ledger, until = Ledger(), time.monotonic() + minutes * 60
+    ledger, stop = Ledger(), threading.Event()
     fleet = [
-        Device(key, ledger, random.Random(seed_ * 10_000 + number), rate, until)  # noqa: S311 (a simulation)
+        Device(key, ledger, random.Random(seed_ * 10_000 + number), Habits(rate), stop, edge_url())  # noqa: S311 (dice)
         for number, key in enumerate(keys)
     ]
     for device in fleet:
         device.start()
+    time.sleep(minutes * 60)
+    stop.set()
     for device in fleet:
         device.join()
     _report(fleet, ledger)

@@ -32,7 +32,7 @@ def provide(packages: Sequence[str], folder: Path, keep_off: Sequence[str] = ())
     if os.geteuid() == 0:
         _install(packages, keep_off)
         return MACHINE
-    _unpack(packages, folder)
+    unpack(packages, folder)
     return folder
 
 
@@ -65,7 +65,12 @@ def _install(packages: Sequence[str], keep_off: Sequence[str]) -> None:
                 _run("update-rc.d", name, "disable")
 
 
-def _unpack(packages: Sequence[str], folder: Path) -> None:
+def unpack(packages: Sequence[str], folder: Path) -> None:
+    """Downloads packages and what the machine lacks for them, and unpacks them into ``folder``; installs nothing.
+
+    Raises:
+        LauncherError: with the last word of apt.
+    """
     work = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(work, ignore_errors=True)
     (work / "deb").mkdir(parents=True)

@@ -25,8 +25,12 @@ TRIES = 3
 """So many starts without success end `estation up`; once up, a process is restarted without end."""
 
 
-def up(place: Layout, environ: Mapping[str, str], *, seed: bool = True) -> System:
+def up(
+    place: Layout, environ: Mapping[str, str], *, seed: bool = True, change: Callable[[System], System] | None = None
+) -> System:
     """Starts what does not run yet, stage by stage, each ready before the next. If that fails, all is as before.
+
+    ``change``: what a test puts between the parts.
 
     Raises:
         LauncherError: it could not be started; says why.
@@ -40,6 +44,7 @@ def up(place: Layout, environ: Mapping[str, str], *, seed: bool = True) -> Syste
             sweep(place)
         with step("parts and packages"):
             parts = system.assemble(place, environ)
+            parts = change(parts) if change else parts
         if fresh:
             for port in (port for program in parts.programs for port in program.ports):
                 check_port(place, port)

@@ -22,7 +22,7 @@ from contracts import catalogue, envelope
 from contracts.catalogue import Catalogue
 from contracts.envelope import Event, MalformedError
 from contracts.events import EventData
-from services.kernel import logging, retry, telemetry
+from services.kernel import logging, mongo, retry, telemetry
 from services.kernel.errors import EStationError
 
 PREFETCH: Final = 10
@@ -143,7 +143,7 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
             return
         # a driver's error has a code too, but a number
         reason = error.code if isinstance(error, EStationError) else type(error).__name__
-        step = retry.step(self._consumer, event, headers, reason)
+        step = retry.step(self._consumer, event, headers, reason, away=mongo.is_away(error))
         logging.get().warning(
             "event_not_applied",
             event_id=event["id"],

@@ -15,9 +15,12 @@ from services.kernel.amqp import Message
 from services.kernel.topology import retry_exchange
 
 ATTEMPT: Final = "x-estation-attempt"
+AWAY: Final = "x-estation-away"
 REASON: Final = "x-estation-reason"
 PAUSES: Final = tuple(catalogue.WAITS)
 DEAD: Final = "dead"
+AWAY_MAX: Final = 288
+"""So many times, a day at the longest pause, an event may meet a database that is away: that is not its own fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,39 @@ class Step:
 
 def attempt_of(headers: Mapping[str, Any] | None) -> int:
     """How many times an event has failed before; a header of another form counts as none."""
-    value = (headers or {}).get(ATTEMPT)
+    return _number(headers, ATTEMPT)
+
+
+def _number(headers: Mapping[str, Any] | None, name: str) -> int:
+    value = (headers or {}).get(name)
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def step(consumer: str, event: Event, headers: Mapping[str, Any] | None, reason: str, *, final: bool = False) -> Step:
-    """The next step of one event; ``final`` for what no repetition can mend (malformed, unknown version)."""
-    return _step(consumer, _body(event), envelope.CONTENT_TYPE, headers, reason, final=final)
+def step(
+    consumer: str,
+    event: Event,
+    headers: Mapping[str, Any] | None,
+    reason: str,
+    *,
+    final: bool = False,
+    away: bool = False,
+) -> Step:
+    """The next step of one event.
+
+    ``final``: no repetition can mend it (malformed, unknown version). ``away``: the consumer's database did not
+    answer, which costs the event a pause and none of its tries, for about a day.
+    """
+    body = _body(event)
+    if away and _number(headers, AWAY) < AWAY_MAX:
+        return _await_database(consumer, body, headers, reason)
+    return _step(consumer, body, envelope.CONTENT_TYPE, headers, reason, final=final)
+
+
+def _await_database(consumer: str, body: bytes, headers: Mapping[str, Any] | None, reason: str) -> Step:
+    met = _number(headers, AWAY)
+    kept = {ATTEMPT: attempt_of(headers), AWAY: met + 1, REASON: reason[:200]}
+    pause = PAUSES[min(met, len(PAUSES) - 1)]
+    return Step(Message(retry_exchange(consumer), pause, body, envelope.CONTENT_TYPE, kept), parked=False)
 
 
 def _body(event: Event) -> bytes:
@@ -57,5 +86,6 @@ def _step(
     failed = attempt_of(headers)
     parked = final or failed >= len(PAUSES)
     key = DEAD if parked else PAUSES[failed]
-    kept = {ATTEMPT: failed + 1, REASON: reason[:200]}
+    met = _number(headers, AWAY)
+    kept = {ATTEMPT: failed + 1, **({AWAY: met} if met else {}), REASON: reason[:200]}
     return Step(Message(retry_exchange(consumer), key, body, content_type, kept), parked)

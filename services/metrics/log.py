@@ -114,8 +114,12 @@ def add(
 
 
 def mark_current(database: Database[Document], at: datetime) -> None:
-    """Notes that everything that had reached the inbox by ``at`` is in the log."""
-    database[STATE].update_one({"_id": APPLIED}, {"$max": {"current_at": at}}, upsert=True)
+    """Notes that everything that had reached the inbox by ``at`` is in the log.
+
+    The newest word holds, whatever it says: where the host's clock is set back, a mark from before would look
+    fresh until the clock has caught up with it.
+    """
+    database[STATE].update_one({"_id": APPLIED}, {"$set": {"current_at": at}}, upsert=True)
 
 
 def state(database: Database[Document], session: ClientSession | None = None) -> Document:
@@ -149,12 +153,11 @@ def _take_numbers(
         if source not in newest or fact.recorded > newest[source]:
             newest[source] = fact.recorded
     # a producer whose clock runs ahead must not look fresh for longer
-    later: dict[str, datetime] = {f"heard.{source.rsplit('/', 1)[-1]}": min(at, now) for source, at in newest.items()}
-    if current_at is not None:
-        later["current_at"] = current_at
+    later = {f"heard.{source.rsplit('/', 1)[-1]}": min(at, now) for source, at in newest.items()}
+    marks = {"last_applied_at": now, **({"current_at": current_at} if current_at is not None else {})}
     counter = database[STATE].find_one_and_update(
         {"_id": APPLIED},
-        {"$inc": {"n": len(fresh)}, "$set": {"last_applied_at": now}, "$max": later},
+        {"$inc": {"n": len(fresh)}, "$set": marks, "$max": later},
         upsert=True,
         return_document=ReturnDocument.AFTER,
         session=session,

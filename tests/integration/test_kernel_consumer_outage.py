@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.kernel import retry
 from tests import probe
 from tests.builders import event
 from tests.kernel import ProbeWorld, call
@@ -52,4 +53,21 @@ def test_a_broker_that_dies_costs_no_event_and_repeats_no_effect(own: Parts, tmp
         until(lambda: database["effects"].count_documents({"event": {"$in": ids}}) >= 31, "all take effect")
         until(lambda: database["tries"].find_one({"_id": cut["id"], "count": 2}), "the cut one is given again")
         assert database["effects"].count_documents({"event": {"$in": ids}}) == 31
+        assert process.stop() == 0
+
+
+def test_a_database_that_dies_costs_an_event_none_of_its_tries(own: Parts, tmp_path: Path) -> None:
+    with contextlib.closing(ProbeWorld(own, tmp_path)) as world:
+        database, mail = world.database, Mailbox(world.broker, probe.NAME, probe.NAME)
+        process = world.service().start()
+        last_try = note()
+        own.kill("mongod")
+        with mail.pausing(20):
+            mail.send(last_try, **{retry.ATTEMPT: len(retry.PAUSES)})
+            retried = {"service": probe.NAME, "outcome": "retried"}
+            until(lambda: (process.metric("estation_consumed_events_total", **retried) or 0) >= 2, "it pauses", 60)
+            own.start("mongod")
+            own.await_ready("mongod")
+            until(lambda: database["effects"].count_documents({"event": last_try["id"]}) == 1, "it takes effect", 60)
+        assert mail.take(f"{probe.NAME}.dead") == []
         assert process.stop() == 0

@@ -156,11 +156,14 @@ def test_state_tells_the_newest_fact_of_each_service_and_believes_no_clock_that_
     assert log.state(database)["heard"] == {"stations": NOW}
 
 
-def test_current_at_only_moves_forward(database: Database[Document]) -> None:
+def test_current_at_is_the_newest_word_even_where_the_clock_was_set_back(database: Database[Document]) -> None:
     assert "current_at" not in log.state(database)
     log.mark_current(database, NOW)
-    log.mark_current(database, NOW - timedelta(seconds=5))
     assert log.state(database)["current_at"] == NOW
+    log.mark_current(database, NOW - timedelta(days=1))
+    assert log.state(database)["current_at"] == NOW - timedelta(days=1)
+    _apply(database, checkins(1))
+    assert log.state(database)["current_at"] == NOW - timedelta(days=1)
     _apply(database, checkins(1), current_at=NOW + timedelta(seconds=1))
     assert log.state(database)["current_at"] == NOW + timedelta(seconds=1)
 

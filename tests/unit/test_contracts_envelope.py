@@ -74,6 +74,18 @@ events = st.builds(
 )
 
 
+near_misses = st.sampled_from(
+    [
+        *build(CHECKIN).values(),
+        *(f"{value}\n" for value in build(CHECKIN).values()),
+        "2025-02-30T00:00:00Z",
+        True,
+        1.0,
+        0,
+    ]
+)
+
+
 @untimed
 @given(events)
 def test_what_is_made_passes_and_comes_back_the_same(made: Event) -> None:
@@ -136,6 +148,29 @@ def test_attribute_of_any_other_value_is_refused_by_its_own_name(name: str, valu
         name == "seq" and type(value) is int and 1 <= value < 2**31
     )
     assert fault_of(lambda: check(changed)) == (None if still_right else name)
+
+
+@untimed
+@given(st.sampled_from(sorted(build(CHECKIN))), json_values | near_misses, st.booleans())
+def test_first_glance_and_close_look_share_their_verdict(name: str, value: object, leave_out: bool) -> None:
+    tried = {**build(CHECKIN), name: value}
+    if leave_out:
+        del tried[name]
+    try:
+        envelope._look_closely(tried)
+    except MalformedError:
+        assert not envelope._is_plainly_right(tried)
+    else:
+        assert check(tried) is tried
+
+
+@pytest.mark.parametrize("value", ["1.0\n", "2025-07-16T01:30:00Z\n", "370902\n", "x\n370902"])
+@pytest.mark.parametrize("name", ["id", "type", "subject", "time", "recordedtime", "county", "traceparent"])
+def test_line_break_in_an_attribute_is_refused_by_its_name(name: str, value: str) -> None:
+    for broken in (value, build(CHECKIN)[name] + "\n", "\n" + build(CHECKIN)[name]):
+        with pytest.raises(MalformedError) as caught:
+            check({**build(CHECKIN), name: broken})
+        assert caught.value.args == (name,)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,22 @@ def test_the_pauses_grow_and_then_it_is_parked() -> None:
     assert pauses == sorted(set(pauses))
 
 
+def test_a_database_that_is_away_costs_pauses_and_no_tries_for_about_a_day() -> None:
+    headers: dict[str, Any] = {retry.ATTEMPT: 2}
+    waited = 0
+    for met in range(retry.AWAY_MAX):
+        step = retry.step("probe", WRITTEN, headers, "AutoReconnect", away=True)
+        assert not step.parked
+        headers = dict(step.message.headers)
+        assert headers == {retry.ATTEMPT: 2, retry.AWAY: met + 1, retry.REASON: "AutoReconnect"}
+        waited += catalogue.WAITS[step.message.routing_key]
+    assert 23 < waited / 3600 < 25
+    step = retry.step("probe", WRITTEN, headers, "AutoReconnect", away=True)
+    assert step.message.routing_key == "5m", "after that it is a failure like others"
+    assert step.message.headers == {retry.ATTEMPT: 3, retry.AWAY: retry.AWAY_MAX, retry.REASON: "AutoReconnect"}
+    assert retry.step("probe", WRITTEN, step.message.headers, "AutoReconnect", away=True).parked
+
+
 @pytest.mark.parametrize("failed", [3, 4, 10**9])
 def test_no_count_lets_an_event_go_round_again(failed: int) -> None:
     assert retry.step("probe", WRITTEN, {retry.ATTEMPT: failed}, "why").parked

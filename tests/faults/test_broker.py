@@ -1,0 +1,63 @@
+"""Without a broker the front line works on: whatever is acknowledged is delivered when the broker is back."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+
+import pytest
+
+from deploy.commands.simulate import LOST
+from services.kernel.topology import Management
+from tests.faults.conftest import Scale
+from tests.faults.rig import HABITS, Rig
+from tests.parts import until
+
+
+@contextmanager
+def _gone(rig: Rig) -> Iterator[None]:
+    with rig.away("rabbitmq"):
+        yield
+
+
+@contextmanager
+def _memory_alarm(rig: Rig) -> Iterator[None]:
+    management = Management(rig.parts.broker.api)
+    rig.broker_command("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        until(lambda: management.call("GET", "/nodes")[0]["mem_alarm"], "the memory alarm is on")
+        rig.say("memory alarm")
+        yield
+    finally:
+        rig.broker_command("set_vm_memory_high_watermark", "0.4")
+        rig.say("memory alarm over")
+
+
+@contextmanager
+def _disk_alarm(rig: Rig) -> Iterator[None]:
+    management = Management(rig.parts.broker.api)
+    rig.broker_command("set_disk_free_limit", "1000000GB")
+    try:
+        until(lambda: management.call("GET", "/nodes")[0]["disk_free_alarm"], "the disk alarm is on")
+        rig.say("disk alarm")
+        yield
+    finally:
+        rig.broker_command("set_disk_free_limit", "50MB")
+        rig.say("disk alarm over")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("fault", [_gone, _memory_alarm, _disk_alarm])
+def test_every_post_is_acknowledged_while_the_broker_cannot_be_used_and_all_is_delivered_after(
+    rig: Rig, scale: Scale, fault: Callable[[Rig], AbstractContextManager[None]]
+) -> None:
+    faults_before = {what: count for what, count in rig.ledger.faults.items() if what != LOST}
+    with fault(rig):
+        rig.start_fleet(replace(HABITS, offline_share=0.0))
+        rig.await_traffic(scale.posts, seconds=300)
+        rig.pause(scale.alarm_seconds)
+        rig.stop_fleet()
+        pending = rig.samples("relay-stations")['estation_outbox_pending{service="stations"}']
+    rig.await_well()
+    rig.settle()
+    assert {what: count for what, count in rig.ledger.faults.items() if what != LOST} == faults_before
+    assert pending >= scale.posts, "the relay says what waits"
