@@ -25,4 +25,4 @@ def day(instant: datetime) -> str:
 
 def rfc3339(instant: datetime) -> str:
     """UTC with milliseconds: ``2025-08-13T01:02:03.004Z``."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
