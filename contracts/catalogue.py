@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from marshmallow.decorators import VALIDATES_SCHEMA
+
 from contracts.codes import PLACES
 from contracts.envelope import TYPE, Event, MalformedError, is_interoperable
 from contracts.events import EventData, people, stations
@@ -30,6 +32,11 @@ class Entry:
     def owner(self) -> str:
         """The service that publishes it."""
         return self.type.split(".", 1)[0]
+
+    @property
+    def judges_together(self) -> bool:
+        """Whether the schema holds fields against one another, beyond judging each alone."""
+        return bool(self.schema._hooks[VALIDATES_SCHEMA])  # noqa: SLF001 (marshmallow names them nowhere else)
 
     @property
     def meaning(self) -> str:

@@ -1,6 +1,6 @@
-"""One process of one role: ``python -m deploy.run service stations``, ``relay stations``, ``aggregator``.
+"""One process of one role: ``python -m deploy.run service stations``, ``relay stations``, ``aggregator``, ``sealer``.
 
-A nameko service monkey-patches before anything else is imported; relay and aggregator are plain processes.
+A nameko service monkey-patches before anything else is imported; the others are plain processes.
 """
 
 import importlib
@@ -26,8 +26,12 @@ def main(arguments: list[str]) -> None:
         case ["aggregator"]:
             settings = _settings("aggregator")
             importlib.import_module("services.metrics.aggregator").run(settings)
+        case ["sealer"]:
+            _sealer()
         case _:
-            raise SystemExit(f"usage: python -m deploy.run service {SERVICES} | relay {PUBLISHERS} | aggregator")
+            raise SystemExit(
+                f"usage: python -m deploy.run service {SERVICES} | relay {PUBLISHERS} | aggregator | sealer"
+            )
 
 
 def _settings(role: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 (importing the type would import too early)
@@ -39,20 +43,29 @@ def _settings(role: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 (impor
 
 
 def _relay(name: str) -> None:
-    from services.kernel import clock, mongo, process, relay, sealer, telemetry
+    from services.kernel import clock, mongo, process, relay, telemetry
 
     settings = _settings(f"relay-{name}")
-    store = importlib.import_module(f"services.{name}.store")
-    sources = store.SOURCES
+    sources = importlib.import_module(f"services.{name}.store").SOURCES
     database = mongo.connect(settings, name, "relay")
     process.await_database(database)
     worker = relay.Relay(name, database, sources, settings.rabbitmq_url, holder=process.holder())
     readiness = telemetry.Readiness()
     readiness.add("database", lambda: bool(database.client.admin.command("ping")["ok"]))
     telemetry.before_scrape(lambda: relay.observe_pending(name, database, sources, clock.now))
-    sealers = sealer.start(settings, name, database, store.AUDITED, process.holder())
     process.run_worker(worker, settings, readiness)
-    sealers.stop()
+
+
+def _sealer() -> None:
+    from services.kernel import process, sealer, telemetry
+
+    settings = _settings("sealer")
+    audited = {name: importlib.import_module(f"services.{name}.store").AUDITED for name in PUBLISHERS}
+    worker, database = sealer.sealers(settings, audited, process.holder())
+    process.await_database(database)
+    readiness = telemetry.Readiness()
+    readiness.add("database", lambda: bool(database.client.admin.command("ping")["ok"]))
+    process.run_worker(worker, settings, readiness)
 
 
 if __name__ == "__main__":

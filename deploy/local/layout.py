@@ -45,6 +45,7 @@ PORTS: Mapping[str, Port] = MappingProxyType(
             for i, name in enumerate(PUBLISHERS)
         },
         "aggregator-ops": Port("ESTATION_AGGREGATOR_OPS_PORT", 9141),
+        "sealer-ops": Port("ESTATION_SEALER_OPS_PORT", 9142),
     }
 )
 OFFSET = "ESTATION_PORT_OFFSET"

@@ -128,7 +128,7 @@ def _processes(
     def process(name: str, service: str, role: tuple[str, ...], http_port: str = "") -> Program:
         environment = {
             **common,
-            "ESTATION_RABBITMQ_URL": broker.url(service, secrets.rabbitmq_users[service]),
+            "ESTATION_RABBITMQ_URL": broker.url(service, secrets.rabbitmq_users[service]) if service else "",
             "ESTATION_OPS_PORT": str(place.ports[f"{name}-ops"]),
         }
         if http_port:
@@ -144,6 +144,7 @@ def _processes(
     return [
         *(process(f"relay-{name}", name, ("relay", name)) for name in PUBLISHERS),
         process("aggregator", "metrics", ("aggregator",)),
+        process("sealer", "", ("sealer",)),
         *(process(name, name, ("service", name), http_port=name) for name in SERVICES),
     ]
 

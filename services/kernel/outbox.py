@@ -211,7 +211,10 @@ def settle(attempt: Callable[[], T]) -> T:
 
 
 def mark_published(collection: Collection[Document], published: Mapping[str, int]) -> int:
-    """Closes documents whose events up to the given ``seq`` are confirmed; those that gained events stay open."""
+    """Closes documents whose events up to the given ``seq`` are confirmed; those that gained events stay open.
+
+    Waits for the majority like every write: the next read is of what a majority has, and would find them open again.
+    """
     by_seq: dict[int, list[str]] = {}
     for id_, seq in published.items():
         by_seq.setdefault(seq, []).append(id_)

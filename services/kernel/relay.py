@@ -25,6 +25,8 @@ BATCH_EVENTS: Final = 100
 BATCH_BYTES: Final = 256 * 1024
 BACKOFF_MAX_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 1.0
+BUSY_READS: Final = 20
+"""After so many reads in a row that found something, nobody has to be woken: the change stream is not read."""
 
 
 def pack(events: Sequence[Event]) -> Iterator[tuple[Message, int]]:
@@ -71,6 +73,8 @@ class Relay:
         self._service, self._database, self._sources, self._now = service, database, sources, now
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._listening = threading.Event()
+        self._listening.set()
         self._publisher = Publisher(rabbitmq_url, f"relay of {service}", stopping=self._stop.is_set)
         self._lease = Lease(database["leases"], "relay", holder)
         self._faults = 0
@@ -80,16 +84,23 @@ class Relay:
         """Ends :meth:`run` after the batch in hand."""
         self._stop.set()
         self._wake.set()
+        self._listening.set()
 
     def run(self) -> None:
         """Publishes until stopped; survives the absence of broker and database."""
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        reads = 0
         while not self._stop.is_set():
             self._wake.clear()
             try:
                 self._hold()
                 if self.active and self.publish_pending():
+                    reads += 1
+                    if reads == BUSY_READS:
+                        self._listening.clear()
                     continue
+                reads = 0
+                self._listening.set()
                 self._publisher.idle()
                 self._wake.wait(POLL_SECONDS if self.active else 0.5)
             except (PyMongoError, PublishError) as error:
@@ -171,10 +182,11 @@ class Relay:
             {"$project": {"_id": 1}},
         ]
         while not self._stop.is_set():
+            self._listening.wait()
             try:
                 with self._database.watch(pipeline, max_await_time_ms=1000) as stream:
-                    self._wake.set()
-                    while not self._stop.is_set() and stream.alive:
+                    self._wake.set()  # for what was written before the stream began
+                    while self._listening.is_set() and not self._stop.is_set() and stream.alive:
                         if stream.try_next() is not None:
                             self._wake.set()
             except PyMongoError:

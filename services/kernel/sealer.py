@@ -3,7 +3,7 @@
 A round reads the last link, notes it in the documents whose rows it holds, reads what waits, and inserts the next
 link under the next number. A link is inserted only after the one before was noted, and a number is taken once: so
 nobody seals what a link holds already, whoever dies wherever and however many seal at a time. The lease only saves
-work. Runs beside the relay, in the same process: sealing needs no broker.
+work. A process of its own for all services: sealing is as much work as relaying, and needs no broker.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from pymongo import UpdateMany
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
-from services.kernel import audit, clock, logging, telemetry
+from services.kernel import audit, clock, logging, mongo, telemetry
 from services.kernel.audit import CHAIN, Source
 from services.kernel.audit_verifier import NOTHING, canonical, link_hash
 from services.kernel.mongo import Document, Lease
@@ -212,37 +212,40 @@ class Sealer:
 
 
 class Sealers:
-    """The sealers that run beside a relay: of its service, and of what operators do. The leases choose among relays."""
+    """The sealers of all services and of what operators do, a thread each; the leases choose among processes."""
 
     def __init__(self, sealers: Sequence[Sealer]) -> None:
         self._sealers = sealers
-        self._threads = [threading.Thread(target=one.run, name="sealer", daemon=True) for one in sealers]
-        for thread in self._threads:
+
+    def run(self) -> None:
+        """Seals until stopped."""
+        threads = [threading.Thread(target=one.run, name="sealer") for one in self._sealers]
+        for thread in threads:
             thread.start()
+        for thread in threads:
+            thread.join()
 
     def stop(self) -> None:
         """Ends them after the link in hand."""
         for one in self._sealers:
             one.stop()
-        for thread in self._threads:
-            thread.join()
 
 
-def start(
-    settings: Settings, service: str, database: Database[Document], sources: Sequence[Source], holder: str
-) -> Sealers:
-    """Starts a relay process's sealers in the background."""
+def sealers(
+    settings: Settings, audited: Mapping[str, Sequence[Source]], holder: str
+) -> tuple[Sealers, Database[Document]]:
+    """The sealers of services, by what each has audited; and a database by which their connection is asked."""
     heads = Path(settings.audit_heads) if settings.audit_heads else None
     if heads is None and settings.production:
         logging.get().warning("audit_heads_stay_inside", setting="ESTATION_AUDIT_HEADS")
-    operations = database.client[settings.database(audit.OPERATIONS)]
-    sealers = [
-        Sealer(service, database, sources, holder=holder, heads=heads),
-        Sealer(audit.OPERATIONS, operations, audit.OPERATED, holder=holder, heads=heads),
+    operations = mongo.connect(settings, audit.OPERATIONS, "sealer")
+    made = [
+        Sealer(service, operations.client[settings.database(service)], sources, holder=holder, heads=heads)
+        for service, sources in {**audited, audit.OPERATIONS: audit.OPERATED}.items()
     ]
-    for one in sealers:
+    for one in made:
         telemetry.before_scrape(one.observe)
-    return Sealers(sealers)
+    return Sealers(made), operations
 
 
 def _array(field: str) -> Document:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
 
 from marshmallow import ValidationError
@@ -435,13 +435,13 @@ def import_checkins(
 
 
 def device_view(device: Document, station: Document) -> dict[str, Any]:
-    """What judging a check-in needs to know of its device."""
+    """What judging a check-in needs to know of its device; instants in the zone that is compared fastest."""
     return {
         "id": device["_id"],
         "station": device["station"],
         "county": device["county"],
-        "enrolled_at": device["enrolled_at"],
-        "history": station["history"],
+        "enrolled_at": device["enrolled_at"].astimezone(UTC),
+        "history": [{**entry, "since": entry["since"].astimezone(UTC)} for entry in station["history"]],
     }
 
 

@@ -53,11 +53,15 @@ def served_at(history: Sequence[Mapping[str, Any]], instant: datetime) -> bool:
 
     A clock that is slow within the tolerance does not put the first guests before the opening.
     """
-    return ACTIVE in (_state_at(history, instant), _state_at(history, instant + FUTURE_TOLERANCE))
+    return _state_at(history, instant) == ACTIVE or _state_at(history, instant + FUTURE_TOLERANCE) == ACTIVE
 
 
 def _state_at(history: Sequence[Mapping[str, Any]], instant: datetime) -> str | None:
-    return next((entry["state"] for entry in reversed(history) if entry["since"] <= instant), None)
+    for entry in reversed(history):
+        if entry["since"] <= instant:
+            state: str = entry["state"]
+            return state
+    return None
 
 
 def judge(

@@ -8,7 +8,8 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 
 from contracts.codes import REPORTING_UNITS, Facility, FaultKind, QuarantineReason, ServiceKind
 from contracts.events.stations import PEOPLE_MAX
-from services.kernel.fields import In, Instant, Out, choice, clock_time, day, number, text, unique, uuid_text
+from services.kernel import ids
+from services.kernel.fields import In, Instant, Out, choice, clock_time, day, instant, number, text, unique, uuid_text
 from services.kernel.http import Page, ReadQuery
 from services.kernel.messages import Message
 from services.stations import rules
@@ -349,6 +350,8 @@ class CountsOut(Out):
 
 
 _ROW: Final = CheckinRow()
+_KINDS: Final = frozenset(map(str, ServiceKind))
+_PLAIN: Final = frozenset(("id", "captured_at", "kind", "people"))
 
 
 def load_row(raw: Any) -> Any:
@@ -357,4 +360,24 @@ def load_row(raw: Any) -> Any:
     Raises:
         ValidationError: with codes as messages.
     """
-    return _ROW.load(raw)
+    plain = _glance(raw)
+    return _ROW.load(raw) if plain is None else plain
+
+
+def _glance(raw: Any) -> dict[str, Any] | None:
+    """The row where nothing about it is unusual, a tenth of the work; None: the schema shall judge."""
+    if not isinstance(raw, dict) or raw.keys() != _PLAIN:
+        return None
+    id_, kind, people = raw["id"], raw["kind"], raw["people"]
+    usual = (
+        type(people) is int
+        and 1 <= people <= PEOPLE_MAX
+        and isinstance(kind, str)
+        and kind in _KINDS
+        and isinstance(id_, str)
+        and ids.is_uuid(id_)
+    )
+    try:
+        return {**raw, "captured_at": instant(raw["captured_at"])} if usual else None
+    except ValidationError:
+        return None

@@ -281,22 +281,22 @@ def test_a_running_sealer_seals_soon_and_survives_a_fault(parts: Parts, database
     assert (database["leases"].find_one({"_id": "sealer"}) or {})["holder"] is None
 
 
-def test_the_relays_process_seals_also_while_the_broker_is_away(world: World, tmp_path: Path) -> None:
+def test_the_process_seals_every_service_and_needs_no_broker(world: World, tmp_path: Path) -> None:
     told = world.settings(NAME)
     with connected(told, NAME, "test") as database, connected(told, audit.OPERATIONS, "test") as operations:
         audit.ensure_indexes(database, AUDITED)
         audit.ensure_indexes(operations, audit.OPERATED)
         nowhere = f"amqp://x:y@127.0.0.1:{free_port()}/z"
-        relay = world.process(
-            "relay", NAME, ESTATION_RABBITMQ_URL=nowhere, ESTATION_AUDIT_HEADS=str(tmp_path / "heads")
+        process = world.process(
+            "sealer", ESTATION_RABBITMQ_URL=nowhere, ESTATION_AUDIT_HEADS=str(tmp_path / "heads")
         ).start()
         station(database)
         audit.keep(operations["audit"], audit.row(officer(), "dlq.replay", at=NOON))
         for name, chained in ((NAME, database), (audit.OPERATIONS, operations)):
             until(lambda chained=chained: chained[CHAIN].count_documents({}), f"a link of {name}")  # type: ignore[misc]
-        until(lambda: relay.metric("estation_audit_unsealed_oldest_seconds", service=NAME) == 0, "nothing waits")
-        assert relay.metric("estation_audit_sealed_rows_total", service=NAME) == 1
-        assert relay.stop() == 0
+        until(lambda: process.metric("estation_audit_unsealed_oldest_seconds", service=NAME) == 0, "nothing waits")
+        assert process.metric("estation_audit_sealed_rows_total", service=NAME) == 1
+        assert process.stop() == 0
         assert {lease["holder"] for lease in database["leases"].find({"_id": "sealer"})} == {None}
         assert audit_verify.verify(audit.OPERATIONS, operations, audit.OPERATED).findings == []
 

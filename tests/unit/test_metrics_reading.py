@@ -153,6 +153,7 @@ def test_event_that_comes_back_from_a_pause_keeps_its_count_of_tries() -> None:
     assert batch.headers == {one["id"]: {retry.ATTEMPT: 2}}
 
 
+VOIDED = "stations.checkin_voided.v1"
 _VALUES = st.sampled_from(
     [1, True, 1.0, 0, False, 3, 3.0, "3", None, 500, 501, "water", "rest", "Water", [], ["water"]]
 )
@@ -160,13 +161,53 @@ _VALUES = st.sampled_from(
 
 @given(st.lists(st.tuples(st.sampled_from(["people", "kind", "day", "note", "county"]), _VALUES), max_size=30))
 def test_what_passed_once_lets_nothing_else_pass(changes: list[tuple[str, Any]]) -> None:
-    reader, sent, expected = Reader(CATALOGUE), [], []
+    sent = []
     for name, value in changes:
         one = event(RECORDED)
         one["county" if name == "county" else "data"] = value if name == "county" else {**one["data"], name: value}
         sent += [one, event(RECORDED)]
-        expected += [reason for reason in [_verdict(one)] if reason]
-    batch = Batch()
+    _assert_read_as_if_unknown(sent)
+
+
+_PARTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "day": st.sampled_from(["2025-07-16", "2025-07-17", "2025-02-30"]),
+        "people": st.sampled_from([-3, -2, 0, 3, False]),
+        "was_quarantined": st.sampled_from([True, False, 1]),
+        "kind": st.sampled_from(["water", "rest", "-"]),
+        "later": st.sampled_from([1, "$x", [1], {"$ne": 1}]),
+    },
+)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([RECORDED, VOIDED]), _PARTS, st.sets(st.sampled_from(["day", "kind"]))), max_size=20
+    )
+)
+def test_fields_that_passed_apart_pass_together_only_where_nothing_joins_them(
+    tried: list[tuple[str, dict[str, Any], set[str]]],
+) -> None:
+    sent = []
+    for type_, changes, left_out in tried:
+        one = event(type_)
+        data = {**one["data"], **changes}
+        one["data"] = {name: value for name, value in data.items() if name not in left_out}
+        sent.append(one)
+    _assert_read_as_if_unknown(sent)
+
+
+def test_a_void_whose_fields_were_seen_in_others_is_still_judged_as_a_whole() -> None:
+    waiting, counted = event(VOIDED, people=0, was_quarantined=True), event(VOIDED, people=-3, was_quarantined=False)
+    contradiction = event(VOIDED, people=-3, was_quarantined=True)
+    assert _verdict(contradiction)
+    _assert_read_as_if_unknown([waiting, counted, contradiction])
+
+
+def _assert_read_as_if_unknown(sent: list[Event]) -> None:
+    expected = [reason for reason in map(_verdict, sent) if reason]
+    reader, batch = Reader(CATALOGUE), Batch()
     reader.read(Delivery(1, _batch_of(*sent), BATCH_CONTENT_TYPE, {}, redelivered=False), batch)
     assert [refusal.reason for refusal in batch.refusals] == expected
     assert len(batch.facts) == len(sent) - len(expected)
@@ -181,9 +222,9 @@ def _verdict(one: Event) -> str | None:
 
 
 def test_memory_of_what_passed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PASSED_MAX", 3)
+    monkeypatch.setattr(reading, "PASSED_MAX", 10)
     reader, batch = Reader(CATALOGUE), Batch()
     events = [event(RECORDED, people=people) for people in range(1, 20)]
     reader.read(Delivery(1, _batch_of(*events), BATCH_CONTENT_TYPE, {}, redelivered=False), batch)
     assert len(batch.facts) == len(events)
-    assert len(reader._passed) <= 3
+    assert 0 < len(reader._passed) <= 10

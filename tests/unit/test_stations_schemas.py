@@ -246,3 +246,31 @@ def test_every_message_of_the_service_is_said_in_both_languages() -> None:
     for code, message in schemas.MESSAGES.items():
         assert messages.is_known(code)
         assert message.zh != message.en
+
+
+_ODD: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        *(None, True, 1, 0, 500, 501, 1.0, 3, "3", "water", "Water", "", [], {}, {"$ne": 1}),
+        *(UUID, UUID.upper(), UUID + "\n"),
+        *("2025-07-16T09:30:00+08:00", "2025-07-16t09:30:00z", "2025-07-16 09:30:00Z", "2025-07-16T09:30:00"),
+        *("1999-12-31T00:00:00Z", "2100-01-01T00:00:00Z", "2025-02-30T00:00:00Z", "2025-07-16T09:30:00+24:00"),
+        *("2025-07-16T09:30:00.123456789Z", "2025-07-16T09:30:00Z\n"),
+    ]
+)
+_ROWS = st.dictionaries(st.sampled_from([*ROW, "station", "later"]), _ODD, max_size=3)
+
+
+@given(_ROWS, st.sets(st.sampled_from(sorted(ROW)), max_size=1))
+def test_a_row_is_judged_alike_at_a_glance_and_by_its_schema(changes: dict[str, Any], left_out: set[str]) -> None:
+    row = {name: value for name, value in {**ROW, **changes}.items() if name not in left_out}
+    plain = schemas._glance(row)
+    assert plain is None or plain == schemas.CheckinRow().load(row)
+
+
+@pytest.mark.parametrize("raw", [None, 1, "x", [], [ROW]])
+def test_what_is_no_row_is_left_to_the_schema(raw: object) -> None:
+    assert schemas._glance(raw) is None
+
+
+def test_a_usual_row_needs_a_glance_only() -> None:
+    assert schemas._glance(ROW) == schemas.CheckinRow().load(ROW)
