@@ -16,7 +16,7 @@ from typing import Any, Final
 from pymongo.collection import Collection
 from pymongo.database import Database
 
-from services.kernel import clock, ids
+from services.kernel import audit, clock, ids
 from services.kernel.mongo import Document
 from services.metrics import log
 from tests.bench.aggregation import applied, database_of
@@ -81,7 +81,7 @@ def captured_to_visible(bench: Bench) -> list[Row]:
 
 @contextmanager
 def system(bench: Bench) -> Iterator[tuple[Service, Process, Database[Document]]]:
-    """Service, relay and aggregator at work: the service, the aggregator's process, the database of metrics."""
+    """Service, relay, aggregator, sealer at work: the service, the aggregator's process, the database of metrics."""
     with bench.world() as world, ExitStack() as stack:
         database = database_of(world, stack)
         service = Service(world)
@@ -89,6 +89,8 @@ def system(bench: Bench) -> Iterator[tuple[Service, Process, Database[Document]]
         relay = world.process("relay", "stations").start()
         until(lambda: relay.metric("estation_relay_active") == 1, "the relay holds its lease")
         aggregator = world.process("aggregator").start()
+        audit.ensure_indexes(database.client[f"{world.prefix}{audit.OPERATIONS}"], audit.OPERATED)
+        world.process("sealer").start()
         service.stations.settled()
         yield service, aggregator, database
 
