@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Iterable
-from html import escape
 from typing import Any, Final
 
 from apispec import APISpec
@@ -180,20 +179,3 @@ def _problem(status: int) -> dict[str, Any]:
         "description": _TITLES[status],
         "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
-
-
-def page(documents: Iterable[dict[str, Any]]) -> str:
-    """The documents as one plain page: every operation, who may call it, what it takes and answers."""
-    rows = []
-    for one in documents:
-        rows.append(f"<h2>{escape(one['info']['title'])}</h2><p>{escape(one['info']['description'])}</p>")
-        for path, operations in sorted(one["paths"].items()):
-            for method, operation in operations.items():
-                roles = ", ".join(operation.get("x-roles", [])) or "anyone"
-                answers = " ".join(sorted(operation["responses"]))
-                rows.append(
-                    f"<section><h3><code>{method.upper()} {escape(path)}</code></h3>"
-                    f"<p>{escape(operation['summary'])}</p>"
-                    f"<p><small>{escape(roles)} · {answers}</small></p></section>"
-                )
-    return "\n".join(rows)

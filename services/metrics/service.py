@@ -19,7 +19,7 @@ from services.metrics.exporter import PlanCollector
 from services.metrics.figures import figures
 
 BASE: Final = "/api/v1/metrics"
-SVG: Final = "image/svg+xml"
+DESIGNED: Final = "<any(form,refused,confirm,problem):part>"
 OFFICERS: Final = frozenset({"unit_officer", "county_officer", "city_officer"})
 
 
@@ -84,33 +84,57 @@ class MetricsService:
             known, plan = handlers.this_years_plan(call.app.database, call.app.plans, call.now)
         except PyMongoError as error:
             logging.get().warning("board_without_figures", exc_info=error)
-            return web.html(pages.unavailable(), 503, {"Retry-After": "5"})
-        return web.html(pages.board(known, plan, figures(plan, known) if plan else ()))
+            return pages.unavailable(call)
+        return pages.board(call, known, plan, figures(plan, known) if plan else ())
 
     @endpoint("GET", "/docs", "The HTTP API for people", answers={200: None}, media_type=web.HTML)
     def get_docs(self, call: Call) -> Answer:
-        del call
-        return web.html(DOCS_PAGE)
+        return pages.docs(call, sorted({METRICS, *CATALOGUE.owners}))
 
     @endpoint("GET", "/docs/metrics", "The API of metrics for people", answers={200: None}, media_type=web.HTML)
     def get_api_docs(self, call: Call) -> Answer:
-        del call
-        return web.html(API_PAGE)
+        return web.api(call, {"zh": "统计 metrics", "en": "Metrics"}, _DESCRIBED)
 
     @endpoint("GET", "/docs/events", "The events for people", answers={200: None}, media_type=web.HTML)
     def get_event_docs(self, call: Call) -> Answer:
-        del call
-        return web.html(EVENTS_PAGE)
+        return pages.events(call, describe())
 
-    @endpoint("GET", web.STYLE_PATH, "The pages' style", answers={200: None}, media_type="text/css", limited=False)
-    def get_style(self, call: Call) -> Answer:
-        del call
-        return web.asset(web.STYLE, "text/css")
+    @endpoint("GET", "/docs/design", "Every part of the pages' frame", answers={200: None}, media_type=web.HTML)
+    def get_design(self, call: Call) -> Answer:
+        return web.design_page(call)
 
-    @endpoint("GET", web.ICON_PATH, "The pages' icon", answers={200: None}, media_type=SVG, limited=False)
-    def get_icon(self, call: Call) -> Answer:
-        del call
-        return web.asset(web.ICON, SVG)
+    @endpoint("GET", f"/docs/design/{DESIGNED}", "A form of the frame", answers={200: None}, media_type=web.HTML)
+    def get_designed(self, call: Call) -> Answer:
+        return web.design_page(call, call.path["part"])
+
+    @endpoint(
+        "POST",
+        "/docs/design/form",
+        "A form of the frame, checked and forgotten",
+        form=True,
+        body=web.DesignForm,
+        answers={200: None},
+        media_type=web.HTML,
+    )
+    def post_designed(self, call: Call) -> Answer:
+        return web.design_page(call, "form")
+
+    # What every page of every service stands on
+
+    @endpoint("GET", "/static/<tag>/<name>", "A file of the frame", answers={200: None}, limited=False)
+    def get_static(self, call: Call) -> Answer:
+        return web.static_file(call)
+
+    @endpoint(
+        "GET",
+        "/language/<any(zh,en):language>",
+        "Go on in another language",
+        query=web.LanguageQuery,
+        answers={303: None},
+        media_type=web.HTML,
+    )
+    def get_language(self, call: Call) -> Answer:
+        return web.choose_language(call)
 
 
 _DESCRIBED: Final = openapi.document(
@@ -120,9 +144,6 @@ _DESCRIBED: Final = openapi.document(
     openapi.endpoints(MetricsService),
 )
 DOCUMENT: Final = body.dumps(_DESCRIBED)
-API_PAGE: Final = web.api_page("统计 metrics", _DESCRIBED)
-DOCS_PAGE: Final = pages.api(sorted({METRICS, *CATALOGUE.owners}))
-EVENTS_PAGE: Final = pages.events(describe())
 
 
 def run(settings: Settings) -> None:

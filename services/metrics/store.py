@@ -1,12 +1,14 @@
 """Every query of those who read the figures: levels for plan and exporter, pages of roll-ups, series, events."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pymongo.database import Database
 
+from contracts.codes import REPORTING_UNITS
 from contracts.envelope import Event
 from contracts.measures import MEASURES
+from services.kernel import clock, sessions
 from services.kernel.errors import BadRequest
 from services.kernel.mongo import Document
 from services.metrics import log
@@ -95,3 +97,12 @@ def events(
     where: dict[str, Any] = {"trail": drill(measure, county, day), "n": {"$gt": cursor}}
     rows = list(database[log.EVENTS].find(where, {"n": 1, "event": 1}).sort("n", 1).limit(limit + 1))
     return [row["event"] for row in rows[:limit]], rows[limit - 1]["n"] if len(rows) > limit else None
+
+
+def revoked_sessions(database: Database[Document], now: datetime) -> set[str]:
+    """The logins that have ended while tokens of theirs may still be good: the log knows, nothing else is kept."""
+    since = now - timedelta(seconds=sessions.KEEP_SECONDS)
+    days = {clock.day(since), clock.day(now)}
+    counted = [drill("people.revocations", county, day) for county in REPORTING_UNITS for day in days]
+    where = {"trail": {"$in": counted}, "event.recordedtime": {"$gte": clock.rfc3339(since)}}
+    return {row["event"]["data"]["session"] for row in database[log.EVENTS].find(where, {"event.data.session": 1})}

@@ -1,7 +1,6 @@
-"""The pages: Chinese first, no script, unknown said as unknown."""
+"""The pages of metrics: unknown said as unknown, outdated as outdated, in both languages, without a script."""
 
-from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,45 +8,16 @@ import pytest
 from contracts.catalogue import CATALOGUE
 from contracts.describe import describe
 from services.kernel import web
+from services.kernel.http import Answer
 from services.metrics import pages, service
 from services.metrics.figures import Knowledge, figures
 from services.metrics.plan import SUM, Plan, Plans, Row
 from services.metrics.projections import Cell
-
-NOW = datetime(2025, 7, 16, 4, 0, tzinfo=UTC)
-VOID = {"meta", "link", "br"}
+from tests.pages import NOW, Outline, call
 
 
-class _Outline(HTMLParser):
-    """Tags in order, and whether each was closed in its turn."""
-
-    def __init__(self, page: bytes) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text = ""
-        self.links: list[str] = []
-        self._open: list[str] = []
-        self.feed(page.decode())
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        names = dict(attrs)
-        assert not [name for name in names if name.startswith("on") or name == "style"]
-        if names.get("href"):
-            self.links.append(str(names["href"]))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def _board(known: Knowledge, plan: Plan | None) -> _Outline:
-    return _Outline(pages.board(known, plan, figures(plan, known) if plan else ()))
+def _board(known: Knowledge, plan: Plan | None, language: str = "zh") -> Outline:
+    return Outline(pages.board(call(language=language), known, plan, figures(plan, known) if plan else ()))
 
 
 def _known(**changes: Any) -> Knowledge:
@@ -58,13 +28,30 @@ def _known(**changes: Any) -> Knowledge:
 
 def test_board_shows_reached_of_target_and_unknown_as_a_dash() -> None:
     page = _board(_known(), Plans().of(2025, 2025))
+    assert "2025 年工作计划" in page.text
     assert "新建工会妈妈小屋" in page.text
     assert "目标 10 家 · 40%" in page.text
-    assert page.text.count("尚无数据来源") == 8
+    assert "尚无数据来源的项目" in page.text
     assert page.text.count("—") == 8
-    assert "2025-07-16 12:00:00(北京时间)" in page.text
+    assert "2025年7月16日 12:00:00（北京时间）" in page.text
+    assert "新泰市" in page.text
+    assert "市本级" not in page.text
     assert "script" not in page.tags
     assert "尚未公布" not in page.text
+
+
+def test_board_names_the_citys_own_share() -> None:
+    totals = {Cell("stations.mother_rooms", "stations", "370900", "2025"): 4}
+    for language, name in (("zh", "市本级"), ("en", "City level")):
+        assert name in _board(_known(totals=totals), Plans().of(2025, 2025), language).text
+
+
+def test_board_in_english() -> None:
+    page = _board(_known(), Plans().of(2025, 2025), "en")
+    assert "Work plan 2025" in page.text
+    assert "Target 10 · 40%" in page.text
+    assert "Xintai City" in page.text
+    assert "16 Jul 2025, 12:00:00 (Beijing time)" in page.text
 
 
 def test_board_says_what_may_be_outdated() -> None:
@@ -78,16 +65,17 @@ def test_board_says_what_may_be_outdated() -> None:
 def test_board_of_a_year_without_a_plan_says_whose_targets_it_shows() -> None:
     later = NOW.replace(year=2026)
     page = _board(_known(now=later, current_at=later), Plans().of(2026, 2026))
-    assert "2026 年计划尚未公布,目标取自 2025 年计划" in page.text
+    assert "2026 年计划尚未公布，目标取自 2025 年计划" in page.text
     assert "没有已公布的工作计划" in _board(_known(now=NOW.replace(year=2024)), None).text
 
 
 def test_board_shows_more_than_reached_and_less_than_nothing() -> None:
     row = Row("stations.mother_rooms", "新建", "New", 2, "家", "stations", "stations.mother_rooms", SUM)
-    for value, shown in ((4, "200%"), (-1, "-50%")):
+    for value, shown, bar in ((4, "200%", "100"), (-1, "-50%", "0")):
         totals = {Cell("stations.mother_rooms", "stations", "370982", "2025"): value}
         page = _board(_known(totals=totals), Plan(2025, 2025, {"zh": "泰安", "en": "Tai'an"}, (row,)))
         assert shown in page.text
+        assert [names["value"] for names in page.of("progress")] == [bar]
 
 
 def test_board_escapes_what_the_plan_holds() -> None:
@@ -98,21 +86,23 @@ def test_board_escapes_what_the_plan_holds() -> None:
 
 
 def test_page_without_database_shows_no_figure() -> None:
-    page = _Outline(pages.unavailable())
+    answer = pages.unavailable(call())
+    assert answer.status == 503
+    assert answer.headers["Retry-After"] == "5"
+    page = Outline(answer)
     assert "暂时无法读取" in page.text
     assert not any(character.isdigit() for character in page.text)
 
 
 def test_documents_name_every_operation_and_event() -> None:
-    places = _Outline(service.DOCS_PAGE)
+    places = Outline(pages.docs(call(), ["metrics", "stations"]))
     assert {"/docs/metrics", "/stations/docs"} <= set(places.links)
     assert {"/api/v1/metrics/openapi.json", "/api/v1/stations/openapi.json"} <= set(places.links)
-    docs = _Outline(service.API_PAGE)
+    docs = Outline(web.api(call(), {"zh": "统计", "en": "Metrics"}, service._DESCRIBED))
     assert "GET /api/v1/metrics/plan/{year}" in docs.text
-    events = _Outline(service.EVENTS_PAGE)
+    events = Outline(pages.events(call(), describe()))
     for entry in CATALOGUE:
         assert entry.type in events.text
-    assert "checkin_recorded" in events.text
     assert "people" in events.text
 
 
@@ -120,13 +110,22 @@ def test_restricted_event_and_optional_field_are_marked() -> None:
     (one, *_) = describe()
     one["restricted"] = True
     one["fields"][0]["required"] = False
-    page = _Outline(pages.events([one])).text
+    page = Outline(pages.events(call(), [one])).text
     assert "restricted" in page
     assert "(optional)" in page
 
 
-@pytest.mark.parametrize("page", [service.DOCS_PAGE, service.API_PAGE, service.EVENTS_PAGE, pages.unavailable()])
-def test_every_page_links_its_style_and_fits_a_phone(page: bytes) -> None:
-    assert web.STYLE_PATH in _Outline(page).links
-    assert b'<meta name="viewport" content="width=device-width, initial-scale=1">' in page
-    assert b'<html lang="zh-CN">' in page
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pages.docs(call(), ["metrics"]),
+        pages.events(call(), describe()),
+        pages.unavailable(call()),
+        web.api(call(), {"zh": "统计", "en": "Metrics"}, service._DESCRIBED),
+    ],
+)
+def test_every_page_links_its_style_and_fits_a_phone(answer: Answer) -> None:
+    page = Outline(answer)
+    assert web.static.url("estation.css") in page.links
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.of("meta")
+    assert page.of("html", lang="zh-CN")

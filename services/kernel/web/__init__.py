@@ -1,74 +1,128 @@
-"""The frame of every page: plain HTML without scripts, Chinese first, readable on a phone; one style, hashed."""
+"""What people see: pages in one frame, Chinese first, English by a switch, complete without JavaScript.
 
-import hashlib
-from html import escape
+    page(call, "name.html", ...)   a page of the calling service, as an answer
+    form(call, ...)                what a page's form needs; form_errors(error) says what was wrong
+    problem(error, ...)            an error as a page
+    api(call, ...)                 an OpenAPI document for people
+    static_file(call)              entry points of the one service that serves the frame's files
+    choose_language(call)          and the language switch
+
+Templates extend ``frame/layout.html`` and take their parts from ``frame/ui.html`` and ``frame/forms.html``; the design
+page shows each of them.
+"""
+
+from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
-from services.kernel import openapi
-from services.kernel.http import Answer
+from marshmallow import fields
 
-HTML: Final = "text/html"
+from services.kernel.auth import Actor
+from services.kernel.errors import EStationError
+from services.kernel.http import HTML, LANGUAGE_COOKIE, Answer, Call, ReadQuery
+from services.kernel.web import design, navigation, static
+from services.kernel.web.design import DesignForm
+from services.kernel.web.environment import environment
+from services.kernel.web.forms import Form, form_errors
+from services.kernel.web.translation import EN, TAGS, ZH
 
-STYLE: Final = b"""\
-:root { color-scheme: light dark; --line: #8884; --dim: #767676 }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 0 1rem 3rem; max-width: 60rem; line-height: 1.6;
-  font-family: system-ui, "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif }
-h1 { font-size: 1.5rem; margin: 1.2rem 0 0 } h2 { font-size: 1.2rem; margin: 1.6rem 0 .4rem } h3 { font-size: 1rem }
-p { margin: .4rem 0 } a { color: inherit }
-small, .dim { color: var(--dim) } .warn { border-left: .3rem solid #c80; padding-left: .6rem }
-.row { border-top: 1px solid var(--line); padding: .6rem 0 }
-.row h3 { margin: 0; font-weight: 600 } .value { font-size: 1.4rem; font-variant-numeric: tabular-nums }
-progress { width: 100%; height: .6rem }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-td, th { border-top: 1px solid var(--line); padding: .2rem .4rem; text-align: left; overflow-wrap: anywhere }
-td:last-child { text-align: right } .fields td:last-child { text-align: left }
-code { overflow-wrap: anywhere } nav a { margin-right: 1rem; white-space: nowrap }
-@media (min-width: 44rem) { .rows { display: grid; grid-template-columns: 1fr 1fr; column-gap: 2rem } }
-"""
-ICON: Final = b"""\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#b3261e"/>\
-<path d="M23 17H9a7 7 0 1 1 13.6-2.4M22.5 20.5A7 7 0 0 1 9.5 19" fill="none" stroke="#fff" stroke-width="3"/></svg>
-"""
-ICON_PATH: Final = f"/assets/{hashlib.sha256(ICON).hexdigest()[:16]}.svg"
-STYLE_PATH: Final = f"/assets/{hashlib.sha256(STYLE).hexdigest()[:16]}.css"
+__all__ = [
+    "HTML",
+    "DesignForm",
+    "Form",
+    "LanguageQuery",
+    "api",
+    "choose_language",
+    "design_page",
+    "form",
+    "form_errors",
+    "page",
+    "problem",
+    "static_file",
+]
 
-
-def home() -> str:
-    """The way back."""
-    return '<nav><a href="/">泰安e站</a><a href="/docs">接口文档</a><a href="/docs/events">事件目录</a></nav>'
+COOKIE_SECONDS: Final = 365 * 24 * 3600
 
 
-def page(title: str, body: str) -> bytes:
-    """A whole page around ``body`` (HTML)."""
-    return f"""\
-<!doctype html>
-<html lang="zh-CN">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<link rel="stylesheet" href="{STYLE_PATH}">
-<link rel="icon" type="image/svg+xml" href="{ICON_PATH}">
-</head>
-<body>
-{body}
-</body>
-</html>
-""".encode()
+def page(
+    call: Call, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **shown: Any
+) -> Answer:
+    """A page from a template of the calling service; ``shown`` are its variables.
+
+    Raises:
+        jinja2.UndefinedError: the template names what it was not given.
+    """
+    # what a form's address answered is no place to come back to in another language
+    here = "" if call.typed or call.invalid else call.url
+    body = _render(call.app.name, call.language, template, actor=call.actor, csrf=call.csrf, here=here, **shown)
+    return _answer(body, call.language, status, headers or {})
 
 
-def api_page(title: str, document: dict[str, Any]) -> bytes:
-    """A service's OpenAPI document for people to read."""
-    head = f'<h1>{escape(title)} <small lang="en">HTTP API</small></h1>'
-    return page(f"泰安e站 · {title}", f'{head}<div lang="en">{openapi.page([document])}</div>{home()}')
+def form(call: Call, values: Mapping[str, str] | None = None, error: EStationError | None = None) -> Form:
+    """A form to show: with ``values`` known already, else with what was typed; ``error`` or what made it invalid."""
+    wrong = error or call.invalid
+    return Form(values or call.typed, form_errors(wrong) if wrong else {}, call.csrf)
 
 
-def html(page: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
-    """A page as an answer."""
-    return Answer(page, status, headers or {}, f"{HTML}; charset=utf-8")
+def problem(error: EStationError, language: str, *, service: str = "", here: str = "") -> Answer:
+    """An error as a page: what happened and what one can do; never the input."""
+    body = _render(service, language, "frame/problem.html", actor=None, csrf=None, here=here, error=error)
+    return _answer(body, language, error.status, error.headers)
 
 
-def asset(content: bytes, content_type: str) -> Answer:
-    """A file whose name carries its hash: kept by browsers for a year."""
-    return Answer(content, 200, {"Cache-Control": "public, max-age=31536000, immutable"}, content_type)
+def api(call: Call, title: Mapping[str, str], document: Mapping[str, Any]) -> Answer:
+    """A service's OpenAPI document for people to read; ``title`` in both languages."""
+    return page(call, "frame/api.html", title=title, document=document)
+
+
+def design_page(call: Call, part: str = "parts") -> Answer:
+    """The design page, or one of its further pages: form, refused, confirm, problem."""
+    template = {"parts": "design", "confirm": "design_confirm", "problem": "problem"}.get(part, "design_form")
+    filled = form(call, *design.content(part))
+    status = design.REFUSED.status if filled.errors else 200
+    return page(
+        call, f"frame/{template}.html", status=status, form=filled, accepted=call.body is not None, **design.SHOWN
+    )
+
+
+def static_file(call: Call) -> Answer:
+    """``GET /static/<tag>/<name>``."""
+    return static.answer(call.path["tag"], call.path["name"])
+
+
+class LanguageQuery(ReadQuery):
+    """Where to go on in the chosen language."""
+
+    to = fields.String(load_default="/")
+
+
+def choose_language(call: Call) -> Answer:
+    """``GET /language/<any(zh,en):language>``: keeps the choice for a year and goes on to ``to``."""
+    chosen = call.path["language"]
+    cookie = f"{LANGUAGE_COOKIE}={chosen}; Path=/; Max-Age={COOKIE_SECONDS}; SameSite=Lax; HttpOnly"
+    return Answer(b"", 303, {"Location": local_path(call.query["to"])}, HTML, cookies=(cookie,))
+
+
+def local_path(asked: str) -> str:
+    """``asked`` where it is a place on this site, else the start: a link of ours sends nobody elsewhere."""
+    is_ours = asked.startswith("/") and not asked.startswith(("//", "/\\")) and asked.isprintable()
+    return quote(asked, safe="/?&=%:,;@!$'()*+~-._") if is_ours else "/"
+
+
+def _render(
+    service: str, language: str, template: str, *, actor: Actor | None, csrf: str | None, here: str, **shown: Any
+) -> bytes:
+    places = navigation.visible(navigation.places(), actor.roles if actor else ())
+    frame = {
+        "csrf": csrf,
+        "here": here,
+        "places": places,
+        "place": navigation.current(places, here.partition("?")[0]),
+        "switch": f"/language/{ZH if language == EN else EN}?to={quote(local_path(here), safe='')}",
+    }
+    return environment(service, language).get_template(template).render(frame, **shown).encode()
+
+
+def _answer(body: bytes, language: str, status: int, headers: Mapping[str, str]) -> Answer:
+    said = {"Content-Language": TAGS[language], "Vary": "Accept-Language, Cookie", **headers}
+    return Answer(body, status, said, f"{HTML}; charset=utf-8")
