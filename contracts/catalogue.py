@@ -161,6 +161,6 @@ CATALOGUE = Catalogue(
                 people.PersonRegisteredV1,
             )
         ),
-        Entry(people.SessionRevokedV1, (METRICS,)),
+        Entry(people.SessionRevokedV1, (METRICS, "stations")),
     )
 )

@@ -4,6 +4,7 @@ import os
 
 import click
 
+from deploy.commands.appoint import appoint
 from deploy.commands.audit import audit
 from deploy.commands.device import device
 from deploy.commands.dlq import dlq
@@ -26,7 +27,7 @@ def main(context: click.Context) -> None:
         system.fill(os.environ)
 
 
-for command in (*LAUNCHER.values(), migrate, seed, simulate, token, device, dlq, rebuild, audit):
+for command in (*LAUNCHER.values(), migrate, seed, simulate, token, device, dlq, rebuild, audit, appoint):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import importlib
 import sys
 import warnings
 
-SERVICES = ("stations", "metrics")
-PUBLISHERS = ("stations",)
+SERVICES = ("stations", "metrics", "people")
+PUBLISHERS = ("stations", "people")
 
 
 def main(arguments: list[str]) -> None:

@@ -106,6 +106,12 @@ def service() -> type:  # noqa: C901 (a class and its entry points)
         title = text(1, 40, required=True)
         failures = number(0, 1000, load_default=0)
 
+    class NoteForm(In):
+        """The same in a form, with several titles."""
+
+        titles = fields.List(text(1, 40), required=True)
+        failures = fields.Integer(load_default=0)
+
     class NoteOut(Out):
         """A note as it is kept."""
 
@@ -232,9 +238,36 @@ def service() -> type:  # noqa: C901 (a class and its entry points)
             return Answer(openapi.document(NAME, "Probe", "The kernel, shown", openapi.endpoints(ProbeService)))
 
         @endpoint("GET", "/probe", "A page", answers={200: None}, limited=False, media_type="text/html")
-        def page(self, _call: Call) -> Answer:
-            text_ = openapi.page([openapi.document(NAME, "<Probe>", "A & B", openapi.endpoints(ProbeService))])
-            return Answer(text_.encode(), content_type="text/html; charset=utf-8")
+        def page(self, call: Call) -> Answer:
+            who = {"X-Caller": call.actor.id if call.actor else ""}
+            return Answer("<h1>探针</h1>".encode(), headers=who, content_type="text/html; charset=utf-8")
+
+        @endpoint("GET", "/probe/notes", "Notes as a page", answers={200: None}, roles=WRITERS, media_type="text/html")
+        def notes_page(self, call: Call) -> Answer:
+            return Answer(f"{call.url} {call.csrf}".encode(), content_type="text/html; charset=utf-8")
+
+        @endpoint(
+            "POST",
+            "/probe/notes",
+            "Write a note in a form",
+            body=NoteForm,
+            form=True,
+            answers={303: None},
+            roles=WRITERS,
+            creates=True,
+            body_bytes=BODY_MAX,
+            media_type="text/html",
+        )
+        def post_form(self, call: Call) -> Answer:
+            if call.invalid is not None:
+                wrong = {"typed": dict(call.typed), "wrong": [[one.field, one.code] for one in call.invalid.errors]}
+                return Answer(wrong, call.invalid.status)
+            document = {"_id": ids.new(), "county": "370902", "title": ",".join(call.body["titles"])}
+            row = audit.row(call.caller, "note.write", at=call.now)
+            kept, _new = outbox.insert(
+                call.app.database["notes"], document, Write(call.now, call.trace, row), idempotency=call.idempotency
+            )
+            return Answer(b"", 303, {"Location": f"/probe/notes/{kept['_id']}"}, cookies=("a=1", "b=2"))
 
         @on(NoteWrittenV1)
         def on_note_written(self, event: Event) -> None:

@@ -22,6 +22,9 @@ def seed() -> None:
     if settings.read().production:
         raise click.ClickException("demo data is not for production")
     officer = Api.officer()
+    if settings.read().demo_issuer:
+        made = officer.call("POST", "/people/demo-accounts")["accounts"]
+        click.echo(f"{made} demo persons can log in")
     if officer.call("GET", "/stations/stations?limit=1")["items"]:
         click.echo("there are stations already: nothing to do")
         return

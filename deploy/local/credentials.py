@@ -19,6 +19,8 @@ class Credentials:
     rabbitmq_users: dict[str, str] = field(repr=False)
     rabbitmq_users_file: Path
     jwks: Path
+    signing_keys: Path
+    people_keys: Path
 
 
 def ensure(layout: Layout) -> Credentials:
@@ -29,12 +31,20 @@ def ensure(layout: Layout) -> Credentials:
     if missing:
         users |= {name: secrets.token_urlsafe(24) for name in sorted(missing)}
         _write(users_file, json.dumps(users, indent=2))
+    people_keys = layout.secrets / "people-keys.json"
+    if not people_keys.exists():
+        from services.kernel import masterkeys
+
+        masterkeys.create_key_file(people_keys, demo=True, federation=True)
+    jwks = _issuer(layout.secrets / "issuer")
     return Credentials(
         rabbitmq_admin=_once(layout.secrets / "rabbitmq-admin"),
         erlang_cookie=_once(layout.secrets / "erlang-cookie"),
         rabbitmq_users=users,
         rabbitmq_users_file=users_file,
-        jwks=_issuer(layout.secrets / "issuer"),
+        jwks=jwks,
+        signing_keys=jwks.with_name("issuer.json"),
+        people_keys=people_keys,
     )
 
 

@@ -85,7 +85,7 @@ def settings(place: Layout, environ: Mapping[str, str] = os.environ) -> dict[str
     secrets = credentials.ensure(place)
     broker, url = addresses(place, environ)
     return {
-        **_common(secrets, url, environ),
+        **_common(place, secrets, url, environ),
         "ESTATION_VAR": str(place.var),
         "ESTATION_EDGE_URL": edge_url(place),
         "ESTATION_RABBITMQ_URL": environ.get(rabbitmq.URL) or broker.url(rabbitmq.ADMIN, secrets.rabbitmq_admin),
@@ -111,23 +111,32 @@ def as_running(environ: Mapping[str, str] = os.environ) -> tuple[Layout, dict[st
     return layout.read(running), running
 
 
-def _common(secrets: Credentials, url: str, environ: Mapping[str, str]) -> dict[str, str]:
+def _common(place: Layout, secrets: Credentials, url: str, environ: Mapping[str, str]) -> dict[str, str]:
     return {
         "ESTATION_MODE": "local",
         "ESTATION_MONGODB_URL": url,
         "ESTATION_JWKS": environ.get("ESTATION_JWKS") or str(secrets.jwks),
+        "ESTATION_DEMO_ISSUER": environ.get("ESTATION_DEMO_ISSUER") or "on",
+        "ESTATION_ORIGIN": environ.get("ESTATION_ORIGIN") or edge_url(place),
     }
 
 
 def _processes(
     place: Layout, secrets: Credentials, broker: rabbitmq.Broker, url: str, environ: Mapping[str, str]
 ) -> list[Program]:
-    common = _common(secrets, url, environ) | dict.fromkeys(ADMINISTRATIVE, "")
+    common = _common(place, secrets, url, environ) | dict.fromkeys(ADMINISTRATIVE, "")
     common["ESTATION_AUDIT_HEADS"] = environ.get("ESTATION_AUDIT_HEADS") or str(place.var / "audit-heads")
+
+    people = {
+        "ESTATION_SIGNING_KEYS": str(secrets.signing_keys),
+        "ESTATION_KEYS": str(secrets.people_keys),
+        "ESTATION_IDENTITY_PROVIDERS": environ.get("ESTATION_IDENTITY_PROVIDERS", ""),
+    }
 
     def process(name: str, service: str, role: tuple[str, ...], http_port: str = "") -> Program:
         environment = {
             **common,
+            **(people if name == "people" else {}),
             "ESTATION_RABBITMQ_URL": broker.url(service, secrets.rabbitmq_users[service]) if service else "",
             "ESTATION_OPS_PORT": str(place.ports[f"{name}-ops"]),
         }

@@ -31,6 +31,8 @@ DEMO_KEY_PREFIX: Final = "demo-"
 REFETCH_SECONDS: Final = 30.0
 KEYS_STALE_SECONDS: Final = 300.0
 TOKEN_LENGTH_MAX: Final = 4096
+TOKEN_SECONDS: Final = 300
+"""How long a token is good that the people service signs."""
 _UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError)
 
 
@@ -46,6 +48,10 @@ class Actor:
     roles: frozenset[str] = frozenset()
     scope: str = ""
     attributes: dict[str, Any] = field(default_factory=dict, hash=False)
+    session: str = ""
+    """The login behind the token; empty where no browser is behind it."""
+    csrf: str | None = field(default=None, repr=False)
+    """What a form of this login brings along (kernel/http.py); None where no browser is behind the token."""
 
     @property
     def counties(self) -> tuple[str, ...]:
@@ -152,7 +158,10 @@ def _actor(claims: dict[str, Any]) -> Actor:
     roles, scope, subject = claims.get("roles", []), claims.get("scope", ""), claims["sub"]
     if not isinstance(roles, list) or not isinstance(scope, str) or not isinstance(subject, str):
         raise Unauthenticated
-    return Actor(id=subject, kind="person", roles=frozenset(map(str, roles)), scope=scope)
+    session, csrf = claims.get("sid", ""), claims.get("csrf")
+    if not isinstance(session, str) or not (csrf is None or (isinstance(csrf, str) and csrf)):
+        raise Unauthenticated
+    return Actor(id=subject, kind="person", roles=frozenset(map(str, roles)), scope=scope, session=session, csrf=csrf)
 
 
 def create_local_issuer(folder: Path) -> None:

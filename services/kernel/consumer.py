@@ -56,7 +56,8 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
         self.connection = kombu.Connection(app.settings.rabbitmq_url, heartbeat=20, transport_options=options)
         # between two failures nobody would send its heartbeat, and the broker would close it
         self._producers = kombu.pools.producers[self.connection.clone(heartbeat=0)]
-        app.readiness.add("broker", lambda: self._connected)
+        if not getattr(app, "ready_without_broker", False):
+            app.readiness.add("broker", lambda: self._connected)
         self._thread = self.container.spawn_managed_thread(self._run)
 
     def _run(self) -> None:

@@ -15,6 +15,7 @@ from datetime import datetime
 from email.errors import FirstHeaderLineIsContinuationDefect, MissingHeaderBodySeparatorDefect
 from functools import wraps
 from typing import Any, ClassVar, Final, Protocol
+from urllib.parse import quote
 
 import eventlet
 import structlog
@@ -29,7 +30,7 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from services.kernel import body as strict_json
-from services.kernel import clock, logging, messages, mongo, telemetry
+from services.kernel import clock, forms, logging, messages, mongo, telemetry
 from services.kernel.app import caller_address
 from services.kernel.auth import Actor
 from services.kernel.errors import (
@@ -52,6 +53,9 @@ from services.kernel.outbox import Idempotency
 from services.kernel.settings import Settings
 
 JSON: Final = "application/json"
+HTML: Final = "text/html"
+LOGIN_PATH: Final = "/people/login"
+LANGUAGE_COOKIE: Final = "lang"
 PROBLEM: Final = "application/problem+json"
 BODY_BYTES: Final = 64 * 1024
 LINGER_SECONDS: Final = 3.0
@@ -92,6 +96,20 @@ class Call:
     language: str
     trace: str
     now: datetime
+    url: str = ""
+    """Path and query as they were asked for."""
+    address: str = ""
+    """The caller's network address."""
+    cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    typed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """A form's fields as they were typed, to be shown again in the answer to this same request."""
+    invalid: Invalid | None = None
+    """What is wrong with a form; then there is no ``body``."""
+
+    @property
+    def csrf(self) -> str | None:
+        """What every form shown to this caller carries in its field ``csrf``."""
+        return self.actor.csrf if self.actor else None
 
     @property
     def caller(self) -> Actor:
@@ -108,6 +126,8 @@ class Answer:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     content_type: str = JSON
+    cookies: tuple[str, ...] = ()
+    """Whole ``Set-Cookie`` headers."""
 
 
 def created(body: Mapping[str, Any], location: str, rev: int) -> Answer:
@@ -145,6 +165,8 @@ class Endpoint:
     """Further problem statuses of its own: 409, 410."""
     body_bytes: int = BODY_BYTES
     limited: bool = True
+    form: bool = False
+    """The body is a page's form, not JSON; what is wrong with it reaches the handler, which shows the form again."""
     media_type: str = JSON
     description: str = ""
 
@@ -408,10 +430,10 @@ class Wsgi:
     def _answer(self, environ: dict[str, Any]) -> Response:
         started = time.perf_counter()
         request = Request(environ)
-        route = "unmatched"
+        route, page = "unmatched", "text/html" in request.headers.get("Accept", "")
         try:
             provider, path = self._route(environ)
-            route = provider.about.url
+            route, page = provider.about.url, provider.about.media_type == HTML
             outcome = provider.handle(self._read(provider.about, path, request))
         except EStationError as error:
             outcome = error
@@ -420,7 +442,7 @@ class Wsgi:
             logging.get().error(
                 "request_failed", route=route, method=request.method, status=outcome.status, exc_info=error
             )
-        response = self._render(outcome, request)
+        response = self._render(outcome, request, page=page)
         telemetry.REQUESTS.labels(self._app.name, _method(request), route, response.status_code).observe(
             time.perf_counter() - started
         )
@@ -443,22 +465,30 @@ class Wsgi:
         query = _load_query(about.query, request) if about.query else {}
         raw = _body(request, about.body_bytes) if about.body else b""
         if_match = _if_match(request) if about.edits else None
-        loaded = _load_body(about.body, request, raw) if about.body else None
+        form = forms.read(request.mimetype, raw) if about.form else forms.Given()
+        needed = actor if about.roles is not None else None  # what anyone may do needs no login, so none is misused
+        forms.refuse_forgery(request, needed, form, self._app.settings.origin, form=about.form)
+        loaded, invalid = _load(about, request, raw, form)
         return Call(
             app=self._app,
             actor=actor,
             path=path,
             query=query,
             body=loaded,
-            idempotency=_idempotency(request, about, actor, raw) if about.creates else None,
+            idempotency=_idempotency(request, about, actor, raw, form.key) if about.creates else None,
             if_match=if_match,
             language=language(request),
             trace=trace,
             now=self._app.clock(),
+            url=_url(request),
+            address=_address(request),
+            cookies=request.cookies,
+            typed=form.typed,
+            invalid=invalid,
         )
 
     def _admitted(self, about: Endpoint, request: Request) -> Actor | None:
-        address = caller_address(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
+        address = _address(request)
         try:
             actor = self._authenticate(about, request)
         except Unauthenticated:
@@ -470,16 +500,26 @@ class Wsgi:
         return actor
 
     def _authenticate(self, about: Endpoint, request: Request) -> Actor | None:
-        if about.roles is None:
-            return None
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        given = token.strip() if scheme.lower() == "bearer" else ""
+        if about.roles is None:
+            return self._recognised(given) if given and about.media_type == HTML else None
+        if not given:
             raise Unauthenticated
-        return self._app.authenticate(token.strip())
+        return self._app.authenticate(given)
 
-    def _render(self, outcome: "Answer | EStationError", request: Request) -> Response:
+    def _recognised(self, token: str) -> Actor | None:
+        """Whose navigation a page for anyone shows; who is not known is anyone."""
+        try:
+            return self._app.authenticate(token)
+        except Unauthenticated:
+            return None
+
+    def _render(self, outcome: "Answer | EStationError", request: Request, *, page: bool) -> Response:
         if isinstance(outcome, EStationError):
-            return problem(outcome, language(request))
+            if not page:
+                return problem(outcome, language(request))
+            outcome = _problem_page(outcome, request)
         raw = outcome.body if isinstance(outcome.body, bytes) else strict_json.dumps(outcome.body)
         response = Response(
             b"" if outcome.status == 204 else raw,  # noqa: PLR2004 (no content)
@@ -488,7 +528,18 @@ class Wsgi:
             content_type=outcome.content_type,
         )
         response.headers.setdefault("Cache-Control", "no-store")
+        for cookie in outcome.cookies:
+            response.headers.add("Set-Cookie", cookie)
         return response
+
+
+def _problem_page(error: EStationError, request: Request) -> "Answer":
+    """What a person is shown; whoever has to log in first is led there and back."""
+    if isinstance(error, Unauthenticated) and request.method == "GET":
+        return Answer(b"", 303, {"Location": f"{LOGIN_PATH}?next={quote(_url(request), safe='')}"}, HTML)
+    from services.kernel import web  # which stands on this module
+
+    return web.problem(error, language(request), here=_url(request) if request.method == "GET" else "")
 
 
 def problem(error: EStationError, tongue: str) -> Response:
@@ -515,7 +566,10 @@ def problem(error: EStationError, tongue: str) -> Response:
 
 
 def language(request: Request) -> str:
-    """``en`` where the caller prefers English, else ``zh``."""
+    """``en`` where the caller chose or prefers English, else ``zh``."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE)
+    if chosen in {"zh", "en"}:
+        return chosen
     return request.accept_languages.best_match(["zh", "zh-CN", "en"], "zh")[:2]
 
 
@@ -542,12 +596,28 @@ def _body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
+def _load(about: Endpoint, request: Request, raw: bytes, form: forms.Given) -> tuple[Any, Invalid | None]:
+    """The body, or what is wrong with a form; a wrong JSON body raises."""
+    if about.body is None:
+        return None, None
+    if not about.form:
+        return _load_body(about.body, request, raw), None
+    try:
+        return _loaded(about.body, form.values(_instance(about.body))), None
+    except Invalid as error:
+        return None, error
+
+
 def _load_body(schema: type[Schema], request: Request, raw: bytes) -> Any:
     if request.mimetype != JSON:
         raise UnsupportedMediaType
     value = strict_json.loads(raw)
     if not isinstance(value, dict):
         raise Invalid([FieldError("", "not_an_object")])
+    return _loaded(schema, value)
+
+
+def _loaded(schema: type[Schema], value: Mapping[str, Any]) -> Any:
     try:
         return _instance(schema).load(value)
     except ValidationError as error:
@@ -584,8 +654,18 @@ def _instance(schema: type[Schema]) -> Schema:
     return found_
 
 
-def _idempotency(request: Request, about: Endpoint, actor: Actor | None, raw: bytes) -> Idempotency:
-    given = request.headers.get("Idempotency-Key")
+def _address(request: Request) -> str:
+    return caller_address(request.remote_addr or "", request.headers.get("X-Forwarded-For"))
+
+
+def _url(request: Request) -> str:
+    path = quote(request.path, safe="/:@!$&'()*+,;=~-._")
+    query = request.query_string.decode("ascii", errors="replace")
+    return f"{path}?{query}" if query else path
+
+
+def _idempotency(request: Request, about: Endpoint, actor: Actor | None, raw: bytes, typed: str | None) -> Idempotency:
+    given = request.headers.get("Idempotency-Key", typed)
     if given is None:
         raise PreconditionRequired("idempotency_key_required")
     match = _KEY.match(given)

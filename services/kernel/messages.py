@@ -20,6 +20,11 @@ _MESSAGES: dict[str, Message] = {
     "too_deep": Message("请求体嵌套过深。", "The body is nested too deeply."),
     "bad_length": Message("请求长度与声明不符。", "The body is shorter than announced."),
     "unauthenticated": Message("请先登录，或检查密钥。", "Credentials are missing or not valid."),
+    "csrf": Message(
+        "无法确认这次提交来自本站的页面，请刷新页面后再试。",
+        "This was not sent from a page of ours; reload the page and try again.",
+    ),
+    "form_expected": Message("只接受网页表单。", "Only a form of a page is accepted."),
     "forbidden": Message("您没有办理此事项的权限。", "Your role may not do this."),
     "not_found": Message("未找到。", "Not found."),
     "method_not_allowed": Message("不支持此方法。", "This method is not supported here."),

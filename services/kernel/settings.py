@@ -30,11 +30,16 @@ class Settings:
     rabbitmq_passwords: str = ""
     http_host: str = "127.0.0.1"
     http_port: int = 8100
+    origin: str = "http://127.0.0.1:8080"
     ops_host: str = "127.0.0.1"
     ops_port: int = 9100
     jwks: str = ""
     token_issuer: str = "https://estation.example/local-issuer"
     token_audience: str = "estation"
+    signing_keys: str = ""
+    keys: str = ""
+    identity_providers: str = ""
+    demo_issuer: bool = False
     device_requests_per_minute: int = 600
     requests_per_minute: int = 600
     audit_heads: str = ""
@@ -59,7 +64,10 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
     known, given = Settings(), _Environment(environ)
     mode = given.choice("MODE", known.mode, MODES)
     if mode == PRODUCTION:
-        given.demand("MONGODB_URL", "RABBITMQ_URL", "JWKS", "TOKEN_ISSUER", "TOKEN_AUDIENCE")
+        given.demand("MONGODB_URL", "RABBITMQ_URL", "JWKS", "TOKEN_ISSUER", "TOKEN_AUDIENCE", "ORIGIN")
+    demo_issuer = given.choice("DEMO_ISSUER", "off", ("on", "off")) == "on"
+    if mode == PRODUCTION and demo_issuer:
+        raise SettingError("ESTATION_DEMO_ISSUER", "anybody can be anyone with it, which production mode refuses")
     return Settings(
         mode=mode,
         mongodb_url=given.url("MONGODB_URL", known.mongodb_url, "mongodb", "mongodb+srv"),
@@ -69,11 +77,16 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         rabbitmq_passwords=given.text("RABBITMQ_PASSWORDS", known.rabbitmq_passwords),
         http_host=given.text("HTTP_HOST", known.http_host),
         http_port=given.number("HTTP_PORT", known.http_port, PORT_MAX),
+        origin=given.origin("ORIGIN", known.origin),
         ops_host=given.text("OPS_HOST", known.ops_host),
         ops_port=given.number("OPS_PORT", known.ops_port, PORT_MAX),
         jwks=given.text("JWKS", known.jwks),
         token_issuer=given.text("TOKEN_ISSUER", known.token_issuer),
         token_audience=given.text("TOKEN_AUDIENCE", known.token_audience),
+        signing_keys=given.text("SIGNING_KEYS", known.signing_keys),
+        keys=given.text("KEYS", known.keys),
+        identity_providers=given.text("IDENTITY_PROVIDERS", known.identity_providers),
+        demo_issuer=demo_issuer,
         device_requests_per_minute=given.number("DEVICE_REQUESTS_PER_MINUTE", known.device_requests_per_minute, 10**6),
         requests_per_minute=given.number("REQUESTS_PER_MINUTE", known.requests_per_minute, 10**6),
         audit_heads=given.text("AUDIT_HEADS", known.audit_heads),
@@ -106,6 +119,13 @@ class _Environment:
         value = self.text(name, default)
         if not _is_url(value, schemes):
             raise SettingError(f"ESTATION_{name}", f"{' or '.join(schemes)}://<host>... is needed")
+        return value
+
+    def origin(self, name: str, default: str) -> str:
+        value = self.url(name, default, "http", "https").rstrip("/")
+        parts = urlsplit(value)
+        if value != f"{parts.scheme}://{parts.netloc}".lower() or "@" in value:
+            raise SettingError(f"ESTATION_{name}", "https://<host> is needed, without a path")
         return value
 
     def demand(self, *names: str) -> None:

@@ -27,6 +27,7 @@ class StationsApp(BaseApp):
     """Stations."""
 
     name = "stations"
+    ready_without_broker = True
 
     def __init__(self, settings: Settings, database: Database[Document], now: clock.Clock = clock.now) -> None:
         super().__init__(settings, database, now)
@@ -41,7 +42,7 @@ class StationsApp(BaseApp):
             Unauthenticated: for any reason.
         """
         if not token.startswith(handlers.KEY_PREFIX):
-            person = self.tokens.verify(token)
+            person = super().authenticate(token)
             return replace(person, roles=person.roles - rules.DEVICES)
         digest = auth.digest(token)
         known = self._known.get(digest)

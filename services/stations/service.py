@@ -3,7 +3,10 @@
 from typing import Any, Final
 
 from contracts.codes import Facility
-from services.kernel import body, clock, openapi, telemetry, web
+from contracts.envelope import Event
+from contracts.events.people import SessionRevokedV1
+from services.kernel import body, clock, openapi, sessions, telemetry, web
+from services.kernel.consumer import on
 from services.kernel.fields import Out, page_of
 from services.kernel.host import run_service
 from services.kernel.http import Answer, AppProvider, Call, Page, created, endpoint, found
@@ -421,6 +424,12 @@ class StationsService:
         supply = handlers.edit_supply(call.app.store, act(call), call.path["id"], call.if_match, call.body)
         return one(supply, schemas.SupplyOut)
 
+    # What others say
+
+    @on(SessionRevokedV1)
+    def on_session_revoked(self, event: Event) -> None:
+        sessions.note(self.app.database, event["data"]["session"], self.app.clock())
+
     @endpoint("GET", f"{BASE}/openapi.json", "This document", answers={200: None}, limited=False)
     def get_openapi(self, call: Call) -> Answer:
         del call
@@ -428,8 +437,7 @@ class StationsService:
 
     @endpoint("GET", "/stations/docs", "The API of stations for people", answers={200: None}, media_type=web.HTML)
     def get_docs(self, call: Call) -> Answer:
-        del call
-        return web.html(API_PAGE)
+        return web.api(call, {"zh": "工会驿站 stations", "en": "Union stations"}, _DESCRIBED)
 
 
 _DESCRIBED: Final = openapi.document(
@@ -439,7 +447,6 @@ _DESCRIBED: Final = openapi.document(
     openapi.endpoints(StationsService),
 )
 DOCUMENT: Final = body.dumps(_DESCRIBED)
-API_PAGE: Final = web.api_page("工会驿站 stations", _DESCRIBED)
 
 
 def run(settings: Settings) -> None:

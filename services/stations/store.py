@@ -13,7 +13,7 @@ from pymongo.database import Database
 from contracts import envelope
 from contracts.envelope import Event
 from contracts.events.stations import CheckinQuarantinedV1, CheckinRecordedV1
-from services.kernel import audit, clock, outbox
+from services.kernel import audit, clock, outbox, sessions
 from services.kernel.auth import Actor
 from services.kernel.errors import FieldError, Invalid, NotFound
 from services.kernel.mongo import Document, GroupCommit
@@ -80,6 +80,7 @@ def ensure_indexes(database: Database[Document]) -> None:
     for source in SOURCES:
         outbox.ensure_index(database[source.collection])
     audit.ensure_indexes(database, AUDITED)
+    sessions.ensure_index(database)
     for created in _IDEMPOTENT:
         outbox.ensure_idempotency_index(created._get_collection())  # noqa: SLF001 (mongoengine's own way)
 

@@ -112,6 +112,8 @@ def test_a_token_for_production_is_refused(system: System) -> None:
             **system.environ,
             **system.settings(),
             "ESTATION_MODE": "production",
+            "ESTATION_ORIGIN": "https://e.example",
+            "ESTATION_DEMO_ISSUER": "off",
             "ESTATION_TOKEN_ISSUER": "https://issuer.example",
             "ESTATION_TOKEN_AUDIENCE": "estation",
         },

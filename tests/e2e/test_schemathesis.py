@@ -29,6 +29,7 @@ from services.kernel import mongo
 from services.metrics import store as metrics_store
 from tests.integration.stations_api import UNLIMITED, Stations, ago, row
 from tests.parts import World
+from tests.people import People
 
 SEED: Final = 20250716
 SECONDS: Final = int(os.environ.get("ESTATION_SCHEMATHESIS_SECONDS", "0"))
@@ -104,6 +105,18 @@ def metrics_as_officer(stations: Stations) -> Target:
     return Target(f"http://127.0.0.1:{process.http_port}/api/v1/metrics/openapi.json", stations.officer.token, {})
 
 
+def people_as_officer(stations: Stations) -> Target:
+    """A city officer at the people service, with accounts to grant roles to and logins to end."""
+    with People(stations.world) as people:
+        officer = people.account("370902", ("city_officer", "370900"))
+        token = stations.world.token(officer)
+        ids = {
+            "accounts": [people.account(county) for county in ("370902", "370982", "370911")],
+            "sessions": [people.session(officer) for _copy in range(3)],
+        }
+        return Target(f"{people.origin}/api/v1/people/openapi.json", token, ids)
+
+
 WORDS: Final = {
     "words": ["驿站一号", "as planned", "x", "0"],
     "years": ["2025", "2026"],
@@ -150,7 +163,7 @@ def binding(place: str, dictionary: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("made", [stations_as_officer, stations_as_device, metrics_as_officer])
+@pytest.mark.parametrize("made", [stations_as_officer, stations_as_device, metrics_as_officer, people_as_officer])
 def test_the_service_does_what_its_openapi_says(stations: Stations, tmp_path: Path, made: object) -> None:
     assert callable(made)
     target: Target = made(stations)

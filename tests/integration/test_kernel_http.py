@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import resource
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey
 
-from services.kernel import ids, telemetry
+from services.kernel import clock, ids, sessions, telemetry
+from services.kernel.settings import Settings
 from tests.builders import ID_NUMBER
 from tests.kernel import ProbeWorld, Reply, call, failing, new_key
 from tests.parts import Parts, Process, until
@@ -310,7 +314,7 @@ def test_a_page_and_its_neighbours(site: Site) -> None:
     assert len(site.call("GET", f"{NOTES}?limit=1").json["items"]) == 1
     page = site.call("GET", "/probe", token=None)
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert b"&lt;Probe&gt;" in page.body
+    assert "探针".encode() in page.body
     nothing = site.call("GET", f"{BASE}/nothing")
     assert (nothing.status, nothing.body) == (204, b"")
     document = site.call("GET", f"{BASE}/openapi.json", token=None).json
@@ -644,3 +648,117 @@ def test_sigterm_under_load_cuts_no_request_and_loses_no_write(own: Callable[...
     stored = {note["_id"] for note in site.world.database["notes"].find({"title": "drain"})}
     assert stored == acknowledged
     assert [line["event"] for line in site.process.lines()][-1] == "stopped"
+
+
+# Pages and forms
+
+FORM = {"Content_Type": "application/x-www-form-urlencoded"}
+
+
+def send(site: Site, body: str, **headers: str) -> Reply:
+    """A form."""
+    return site.call("POST", "/probe/notes", body.encode(), **{**FORM, **headers})
+
+
+def test_a_form_creates_once_under_its_hidden_key(site: Site) -> None:
+    form = f"titles=a&titles=%E7%AB%99&failures=&idempotency_key={new_key()}"
+    first, again = send(site, form), send(site, form)
+    assert (first.status, again.status) == (303, 303)
+    assert first.headers["Location"] == again.headers["Location"]
+    assert first.headers.get_all("Set-Cookie") == ["a=1", "b=2"]
+    kept = site.world.database["notes"].find_one({"_id": first.headers["Location"].rpartition("/")[2]})
+    assert kept is not None
+    assert kept["title"] == "a,站"
+    other = send(site, form.replace("titles=a", "titles=b"))
+    assert other.status == 409
+
+
+def test_what_is_wrong_with_a_form_reaches_its_handler_with_what_was_typed(site: Site) -> None:
+    wrong = send(site, f"titles=a&failures=many&other=1&csrf=c&idempotency_key={new_key()}")
+    assert wrong.status == 422
+    assert wrong.json == {
+        "typed": {"titles": "a", "failures": "many", "other": "1"},
+        "wrong": [["failures", "not_an_integer"], ["other", "unknown_field"]],
+    }
+    twice = send(site, f"titles=a&failures=1&failures=2&idempotency_key={new_key()}")
+    assert twice.json["wrong"] == [["failures", "given_twice"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        ("titles=a", {}, 428),
+        ("titles=a&idempotency_key=!", {}, 400),
+        ("titles=%ff&idempotency_key=12345678", {}, 400),
+        ("titles=a&idempotency_key=12345678", {"Content_Type": "application/json"}, 415),
+        ("titles=" + "a" * BODY_MAX, {}, 413),
+        ("titles=a&idempotency_key=12345678", {"Origin": "https://evil.example"}, 403),
+    ],
+)
+def test_a_form_that_cannot_be_taken_is_answered_by_a_page(
+    site: Site, body: str, headers: dict[str, str], status: int
+) -> None:
+    refused = send(site, body, **headers)
+    assert refused.status == status
+    assert refused.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert f"<code>{status} ".encode() in refused.body
+    assert b"a" * 100 not in refused.body
+
+
+def test_a_page_leads_who_is_not_logged_in_to_the_login_and_back(site: Site) -> None:
+    asked = site.call("GET", "/probe/notes?a=1&b=%E7%AB%99", token=None)
+    assert (asked.status, asked.headers["Location"]) == (
+        303,
+        "/people/login?next=%2Fprobe%2Fnotes%3Fa%3D1%26b%3D%25E7%25AB%2599",
+    )
+    assert site.call("GET", "/probe/notes?a=1").body == b"/probe/notes?a=1 None"
+    posted = site.call("POST", "/probe/notes", b"titles=a", token=None, **FORM)
+    assert (posted.status, posted.headers["Content-Type"]) == (401, "text/html; charset=utf-8")
+
+
+def test_a_page_for_anyone_knows_who_is_logged_in_and_bears_who_is_not(site: Site) -> None:
+    for token, caller in ((site.token, "officer-1"), (None, ""), ("x.y.z", "")):
+        answer = site.call("GET", "/probe", token=token)
+        assert (answer.status, answer.headers["X-Caller"]) == (200, caller)
+
+
+def test_an_unknown_address_is_a_page_for_browsers_and_a_problem_for_programs(site: Site) -> None:
+    browser = site.call("GET", "/nowhere", Accept="text/html,application/xhtml+xml")
+    assert (browser.status, browser.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert site.call("GET", "/nowhere").code == "not_found"
+
+
+def test_the_language_that_was_chosen_comes_before_the_browsers(site: Site) -> None:
+    hello = f"{BASE}/hello"
+    assert site.call("GET", hello, Accept_Language="zh", Cookie="lang=en").json == {"hello": "en"}
+    assert site.call("GET", hello, Accept_Language="en", Cookie="lang=xx").json == {"hello": "en"}
+
+
+def test_a_token_of_a_login_that_was_ended_is_refused(own: Callable[..., Site]) -> None:
+    site = own()
+    known = {"sid": "s1", "csrf": "c1"}
+    token = login_token(site, **known)
+    sessions.note(site.world.database, "s2", clock.now())
+    assert site.call("GET", NOTES, token=token).status == 200
+    assert site.call("GET", NOTES, token=login_token(site, sid="s2")).status == 401
+    assert site.call("POST", NOTES, {"title": "a"}, token=token, **key()).code == "csrf"
+    allowed = {"Origin": "http://127.0.0.1:8080", "X_CSRF_Token": "c1", **key()}
+    assert site.call("POST", NOTES, {"title": "a"}, token=token, **allowed).status == 201
+
+
+def login_token(site: Site, **claims: str) -> str:
+    """A token as people signs it for a browser's login."""
+    signer = ECKey.import_key(json.loads((site.world.issuer / "issuer.json").read_text()))
+    known = Settings()
+    now = int(time.time())
+    whole = {
+        "iss": known.token_issuer,
+        "aud": known.token_audience,
+        "iat": now,
+        "exp": now + 60,
+        "sub": "officer-1",
+        "roles": ["city_officer"],
+        "scope": "370900",
+        **claims,
+    }
+    return jwt.encode({"alg": "ES256", "kid": signer.kid}, whole, signer)

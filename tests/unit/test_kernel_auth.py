@@ -147,6 +147,10 @@ FORGED: dict[str, Callable[[Issuer], str]] = {
     "subject an operator": lambda issuer: issuer.token(sub={"$ne": ""}),
     "roles not a list": lambda issuer: issuer.token(roles="admin"),
     "scope not text": lambda issuer: issuer.token(scope=["370900"]),
+    "login not text": lambda issuer: issuer.token(sid=7),
+    "login an operator": lambda issuer: issuer.token(sid={"$ne": ""}),
+    "csrf not text": lambda issuer: issuer.token(csrf=True),
+    "csrf empty": lambda issuer: issuer.token(csrf=""),
     "too long": lambda issuer: issuer.token(padding="x" * 4000),
     "nested header": lambda _issuer: f"{b64(b'[' * 2900)}.e30.e30",
     "header a list": lambda _issuer: f"{b64(['alg'])}.e30.e30",
@@ -205,6 +209,16 @@ def test_a_good_token_is_an_actor(issuer: Issuer, verifier: TokenVerifier) -> No
         "370902",
     )
     assert actor.counties == ("370902", "370902-js")
+
+
+def test_a_token_of_a_browsers_login_says_which_and_how_its_forms_are_known(
+    issuer: Issuer, verifier: TokenVerifier
+) -> None:
+    actor = verifier.verify(issuer.token(sid="s1", csrf="c1"))
+    assert (actor.session, actor.csrf) == ("s1", "c1")
+    assert "c1" not in repr(actor)
+    program = verifier.verify(issuer.token())
+    assert (program.session, program.csrf) == ("", None)
 
 
 def test_one_audience_of_several_is_enough(issuer: Issuer, verifier: TokenVerifier) -> None:

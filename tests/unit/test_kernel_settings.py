@@ -14,6 +14,7 @@ PRODUCTION = {
     "ESTATION_JWKS": "https://issuer.example/jwks.json",
     "ESTATION_TOKEN_ISSUER": "https://issuer.example",
     "ESTATION_TOKEN_AUDIENCE": "estation",
+    "ESTATION_ORIGIN": "https://e.example",
 }
 GIVEN = {
     "ESTATION_MODE": ("mode", "production", "production"),
@@ -24,11 +25,16 @@ GIVEN = {
     "ESTATION_RABBITMQ_PASSWORDS": ("rabbitmq_passwords", "/run/secrets/passwords", "/run/secrets/passwords"),
     "ESTATION_HTTP_HOST": ("http_host", "10.0.0.1", "10.0.0.1"),
     "ESTATION_HTTP_PORT": ("http_port", "65535", 65535),
+    "ESTATION_ORIGIN": ("origin", "https://e.example/", "https://e.example"),
     "ESTATION_OPS_HOST": ("ops_host", "10.0.0.2", "10.0.0.2"),
     "ESTATION_OPS_PORT": ("ops_port", " 1 ", 1),
     "ESTATION_JWKS": ("jwks", "/etc/jwks.json", "/etc/jwks.json"),
     "ESTATION_TOKEN_ISSUER": ("token_issuer", "https://i.example", "https://i.example"),
     "ESTATION_TOKEN_AUDIENCE": ("token_audience", "other", "other"),
+    "ESTATION_SIGNING_KEYS": ("signing_keys", "/run/secrets/signing.json", "/run/secrets/signing.json"),
+    "ESTATION_KEYS": ("keys", "/run/secrets/keys.json", "/run/secrets/keys.json"),
+    "ESTATION_IDENTITY_PROVIDERS": ("identity_providers", "/etc/providers.json", "/etc/providers.json"),
+    "ESTATION_DEMO_ISSUER": ("demo_issuer", "on", True),
     "ESTATION_DEVICE_REQUESTS_PER_MINUTE": ("device_requests_per_minute", "7", 7),
     "ESTATION_REQUESTS_PER_MINUTE": ("requests_per_minute", "1000000", 1_000_000),
     "ESTATION_AUDIT_HEADS": ("audit_heads", "/srv/heads", "/srv/heads"),
@@ -85,6 +91,11 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
         ("ESTATION_OPS_PORT", "9" * 5000),
         ("ESTATION_DEVICE_REQUESTS_PER_MINUTE", "0"),
         ("ESTATION_REQUESTS_PER_MINUTE", "1000001"),
+        ("ESTATION_ORIGIN", "e.example"),
+        ("ESTATION_ORIGIN", "https://e.example/path"),
+        ("ESTATION_ORIGIN", "https://E.example"),
+        ("ESTATION_ORIGIN", "https://user@e.example"),
+        ("ESTATION_DEMO_ISSUER", "yes"),
     ],
 )
 def test_a_wrong_variable_is_named_in_one_line(variable: str, wrong: str) -> None:
@@ -100,6 +111,11 @@ def test_a_wrong_variable_is_named_in_one_line(variable: str, wrong: str) -> Non
 def test_production_demands_what_local_presumes(missing: str) -> None:
     with pytest.raises(SettingError, match=rf"^{missing}: must be given in production"):
         read({name: text for name, text in PRODUCTION.items() if name != missing})
+
+
+def test_production_has_no_demo_issuer() -> None:
+    with pytest.raises(SettingError, match=r"^ESTATION_DEMO_ISSUER: "):
+        read({**PRODUCTION, "ESTATION_DEMO_ISSUER": "on"})
 
 
 def test_production_with_everything_is_production() -> None:

@@ -9,6 +9,7 @@ from deploy.local import credentials, debian, layout, rabbitmq
 from deploy.local.errors import LauncherError
 from deploy.local.layout import Layout
 from deploy.local.rabbitmq import Broker, Distribution
+from deploy.run import SERVICES
 
 GIVEN = {
     "ESTATION_RABBITMQ_URL": "amqp://one:two@broker:5700/city",
@@ -106,7 +107,7 @@ def test_scripts_that_cannot_bear_a_path_are_reached_by_a_plain_link(place: Layo
 def test_secrets_are_made_once_and_only_for_this_user(place: Layout) -> None:
     first = credentials.ensure(place)
     assert credentials.ensure(place) == first
-    assert set(first.rabbitmq_users) == {"stations", "metrics"}
+    assert set(first.rabbitmq_users) == set(SERVICES)
     assert len({first.rabbitmq_admin, first.erlang_cookie, *first.rabbitmq_users.values()}) == 4
     files = [path for path in place.secrets.rglob("*") if path.is_file()]
     assert len(files) == 5

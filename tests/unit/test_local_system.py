@@ -52,7 +52,8 @@ def test_the_edge_opens_last_and_every_program_can_be_asked(place: Layout) -> No
 def test_each_process_has_its_own_service_user_and_no_administrative_setting(place: Layout) -> None:
     parts = system.assemble(place, GIVEN)
     secrets = credentials.ensure(place)
-    owner = {"relay-stations": "stations", "aggregator": "metrics", "stations": "stations", "metrics": "metrics"}
+    owner = dict(zip(SERVICES, SERVICES, strict=True)) | {f"relay-{name}": name for name in PUBLISHERS}
+    owner["aggregator"] = "metrics"
     for program in parts.stage(Stage.PROCESSES):
         user = owner.get(program.name)  # the sealer needs no broker
         url = program.environment["ESTATION_RABBITMQ_URL"]

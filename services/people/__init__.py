@@ -1,0 +1,1 @@
+"""Who somebody is, once: logins, sessions, roles, and the tokens that the other services believe."""

@@ -1,0 +1,303 @@
+"""Use cases of the people service: load, decide, write, emit. One function each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from contracts import roles
+from contracts.codes import Enrolment
+from contracts.events.people import PersonRegisteredV1, SessionRevokedV1
+from services.kernel import audit, auth, clock, ids
+from services.kernel.auth import Actor
+from services.kernel.errors import BadRequest, Conflict, FieldError, Forbidden, Gone, Invalid, Stale
+from services.kernel.mongo import Document
+from services.kernel.outbox import Emit, Write, settle
+from services.people import rules
+from services.people.providers import Attempt, Provider
+from services.people.store import Store
+
+LOGIN, REGISTRATION = "login", "registration"
+"""The steps of a login that take a person's time."""
+_REGISTRAR: Final = auth.system("registration")
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Who does it, when, and in whose trace."""
+
+    actor: Actor
+    now: datetime
+    trace: str
+
+    def write(
+        self,
+        action: str,
+        *emit: Emit,
+        reason: str = "",
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> Write:
+        """A write with its audit row and events."""
+        row = audit.row(self.actor, action, at=self.now, reason=reason, before=before, after=after)
+        return Write(self.now, self.trace, row, emit)
+
+    @property
+    def today(self) -> str:
+        """The Asia/Shanghai date."""
+        return clock.day(self.now)
+
+
+def as_owner(account: Document, now: datetime, trace: str) -> Act:
+    """What somebody does who has just proven to be the owner of an account."""
+    held = frozenset(rules.held(account))
+    return Act(Actor(account["_id"], "person", held, rules.scope(account)), now, trace)
+
+
+# Logging in
+
+
+def begin_login(store: Store, provider: Provider, callback: str, browser: str, asked: str, now: datetime) -> str:
+    """Where to send a browser that wants to log in; its secrets stay here. ``browser``: the secret of its cookie."""
+    attempt = Attempt()
+    address = provider.authorize(attempt, callback)
+    store.begin_step(
+        auth.digest(attempt.state),
+        LOGIN,
+        auth.digest(browser),
+        now,
+        provider=provider.key,
+        nonce=attempt.nonce,
+        verifier=attempt.verifier,
+        next=rules.own_path(asked),
+    )
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Who came back from a provider, as the provider says, and where that person wanted to go."""
+
+    issuer: str
+    subject: str
+    next: str
+
+
+def complete_login(
+    store: Store, provider: Provider, callback: str, browser: str, given: Mapping[str, str], now: datetime
+) -> Returned:
+    """Takes what a provider sent back with the browser that was sent there, once.
+
+    Raises:
+        BadRequest: login_failed: another browser, a second time, too late, refused by the provider or its person.
+        Unavailable: the provider does not answer.
+    """
+    state = given.get("state", "")
+    step = store.take_step(auth.digest(state), LOGIN, auth.digest(browser), _since(now))
+    code, issuer = given.get("code", ""), given.get("iss", provider.issuer)
+    if step is None or step["provider"] != provider.key or not code or issuer != provider.issuer:
+        raise BadRequest("login_failed")
+    attempt = Attempt(state, step["nonce"], step["verifier"])
+    return Returned(provider.issuer, provider.subject(attempt, callback, code), step["next"])
+
+
+def begin_registration(store: Store, login: str, provider: str, asked: str, browser: str, now: datetime) -> str:
+    """Keeps a proven login without an account until its person agrees to the terms; the ticket of the form."""
+    ticket = auth.new_secret()
+    store.begin_step(
+        auth.digest(ticket), REGISTRATION, auth.digest(browser), now, login=login, provider=provider, next=asked
+    )
+    return ticket
+
+
+def registration(store: Store, ticket: str, browser: str, now: datetime) -> Document:
+    """The step that a ticket stands for.
+
+    Raises:
+        Gone: login_expired.
+    """
+    step = store.step(auth.digest(ticket), REGISTRATION, auth.digest(browser), _since(now))
+    if step is None:
+        raise Gone("login_expired")
+    return step
+
+
+def register(store: Store, step: Document, form: Mapping[str, Any], now: datetime, trace: str) -> Document:
+    """Makes an account for a proven login whose person agrees to the terms."""
+    document = {
+        "_id": ids.new(),
+        "county": form["county"],
+        "logins": [step["login"]],
+        "terms": {"version": rules.TERMS, "at": now},
+        "declared": rules.declared(parent=form["parent"]),
+        "grants": [],
+    }
+    act = Act(_REGISTRAR, now, trace)
+    emit = Emit(PersonRegisteredV1, {"day": act.today, "by": str(Enrolment.SELF)})
+    after = {"county": form["county"], "terms": rules.TERMS, "declared": document["declared"]}
+    return store.register(document, act.write("account.register", emit, after=after))
+
+
+def _since(now: datetime) -> datetime:
+    return now - timedelta(minutes=rules.LOGIN_MINUTES)
+
+
+# Sessions
+
+
+def open_session(store: Store, account: Document, provider: str, now: datetime, trace: str) -> str:
+    """Opens a session; the secret of its cookie."""
+    secret = auth.new_secret()
+    document = {
+        "_id": ids.new(),
+        "account": account["_id"],
+        "county": account["county"],
+        "state": rules.OPEN,
+        "provider": provider,
+        "opened_at": now,
+        "seen_at": now,
+        "digest": auth.digest(secret),
+    }
+    act = as_owner(account, now, trace)
+    store.open_session(document, act.write("session.open", after={"state": rules.OPEN, "provider": provider}))
+    return secret
+
+
+def live_session(store: Store, secret: str, now: datetime) -> tuple[Document, Document] | None:
+    """The session behind a cookie, and its account; None where it is not good any more."""
+    session = store.session_by_digest(auth.digest(secret))
+    if session is None:
+        return None
+    account = store.own_account(session["account"])
+    if not rules.lives(session, rules.held(account), now):
+        return None
+    if now - session["seen_at"] >= rules.SEEN_EVERY:
+        store.see(session["_id"], now)
+    return session, account
+
+
+def own_live_sessions(store: Store, account: Document, now: datetime) -> list[Document]:
+    """The sessions of an account that are still good, oldest first."""
+    held = rules.held(account)
+    return [one for one in store.open_sessions(account["_id"]) if rules.lives(one, held, now)]
+
+
+def end_own_session(store: Store, act: Act, id_: str, reason: str = "logout") -> Document:
+    """Ends one of the actor's own sessions; ended before, it stays so."""
+    return settle(lambda: _end(store, act, store.own_session(id_, act.actor), reason))
+
+
+def end_all_sessions(store: Store, act: Act, account: str, reason: str) -> int:
+    """Ends every session of an account; how many."""
+    sessions = store.open_sessions(account)
+    for session in sessions:
+        try:
+            _end(store, act, session, reason)
+        except Stale:
+            continue  # ended by another request just now: nothing else changes a session
+    return len(sessions)
+
+
+def sign_out(store: Store, act: Act, id_: str, reason: str) -> int:
+    """Ends the sessions of somebody in the officer's district; how many.
+
+    Raises:
+        NotFound: no account of the officer's district.
+        Forbidden: who is more than the officer could have made them.
+    """
+    account = store.account(id_, act.actor)
+    if not rules.may_manage(act.actor.roles, act.actor.scope, account["grants"]):
+        raise Forbidden
+    return end_all_sessions(store, act, account["_id"], reason)
+
+
+def _end(store: Store, act: Act, session: Document, reason: str) -> Document:
+    if session["state"] == rules.REVOKED:
+        return session
+    emit = Emit(SessionRevokedV1, {"day": act.today, "session": session["_id"]})
+    write = act.write(
+        "session.revoke", emit, reason=reason, before={"state": rules.OPEN}, after={"state": rules.REVOKED}
+    )
+    return store.end_session(session, write)
+
+
+# Roles
+
+
+def grant_role(store: Store, act: Act, id_: str, role: str, scope: str, reason: str) -> Document:
+    """Makes somebody of the officer's district something.
+
+    Raises:
+        NotFound: no account of the officer's district.
+        Forbidden: to oneself, or beyond what the officer may grant.
+        Conflict: already_granted; other_district: all roles of a person are held over one.
+    """
+    if scope not in roles.ROLES[roles.Role(role)].over:
+        raise Invalid([FieldError("scope", "not_for_this_role")])
+
+    def attempt() -> Document:
+        account = store.account(id_, act.actor)
+        _refuse(act, account, role, scope)
+        return _grant(store, act, account, role, scope, reason)
+
+    return settle(attempt)
+
+
+def appoint(store: Store, act: Act, id_: str, role: str, scope: str, reason: str) -> Document:
+    """Makes somebody something on an operator's word: the first officers, whom nobody could grant anything yet.
+
+    Raises:
+        NotFound: no such account.
+        Invalid: not_for_this_role.
+        Conflict: already_granted; other_district.
+    """
+    if scope not in roles.ROLES[roles.Role(role)].over:
+        raise Invalid([FieldError("scope", "not_for_this_role")])
+    return settle(lambda: _grant(store, act, store.own_account(id_), role, scope, reason))
+
+
+def _grant(store: Store, act: Act, account: Document, role: str, scope: str, reason: str) -> Document:
+    problem = rules.decide_grant(account, role, scope)
+    if problem is not None:
+        raise Conflict(problem)
+    grants = [*account["grants"], {"role": role, "scope": scope, "since": act.now}]
+    return _regrant(store, act, account, "account.grant", grants, reason)
+
+
+def withdraw_role(store: Store, act: Act, id_: str, role: str, reason: str) -> Document:
+    """Ends what somebody was granted; tokens say so within five minutes and half.
+
+    Raises:
+        NotFound: no account of the officer's district.
+        Forbidden: one's own, or beyond what the officer may grant.
+        Conflict: not_granted.
+    """
+
+    def attempt() -> Document:
+        account = store.account(id_, act.actor)
+        held = next((grant for grant in account["grants"] if grant["role"] == role), None)
+        if held is None:
+            raise Conflict("not_granted")
+        _refuse(act, account, role, held["scope"])
+        grants = [grant for grant in account["grants"] if grant["role"] != role]
+        return _regrant(store, act, account, "account.withdraw", grants, reason)
+
+    return settle(attempt)
+
+
+def _refuse(act: Act, account: Document, role: str, scope: str) -> None:
+    if account["_id"] == act.actor.id:
+        raise Forbidden("not_to_oneself")
+    if not roles.may_grant(act.actor.roles, act.actor.scope, role, scope):
+        raise Forbidden
+
+
+def _regrant(
+    store: Store, act: Act, account: Document, action: str, grants: list[dict[str, Any]], reason: str
+) -> Document:
+    write = act.write(action, reason=reason, before=_held(account["grants"]), after=_held(grants))
+    return store.change_account(account, write, grants=grants)
+
+
+def _held(grants: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"grants": [f"{grant['role']} {grant['scope']}" for grant in grants]}

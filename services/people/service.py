@@ -1,0 +1,414 @@
+"""The people service's table of contents: every address, who may call it, which use case answers."""
+
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from contracts.codes import UNITS
+from contracts.roles import EVERYBODY, GRANTED, OFFICERS, ROLES
+from services.kernel import auth, body, openapi, web
+from services.kernel.fields import page_of
+from services.kernel.host import run_service
+from services.kernel.http import HTML, LOGIN_PATH, Answer, AppProvider, Call, endpoint, found
+from services.kernel.mongo import Document, connect_documents
+from services.kernel.process import await_database
+from services.kernel.settings import Settings
+from services.people import demo, handlers, rules, schemas
+from services.people.app import People
+from services.people.handlers import Act
+from services.people.models import ALIAS
+
+BASE: Final = "/api/v1/people"
+ID: Final = "<string(length=36):id>"
+ROLE: Final = f"<any({', '.join(GRANTED)}):role>"
+KEY: Final = "<string(maxlength=31):key>"
+SESSION_COOKIE, LOGIN_COOKIE = "__Host-session", "__Host-login"
+TOKEN_PATH: Final = "/internal/people/token"
+"""For the edge alone, which lets nobody else come here."""
+_SECRET_LENGTHS: Final = (40, 100)
+
+
+def act(call: Call) -> Act:
+    """Who does it, when, in whose trace."""
+    return Act(call.caller, call.now, call.trace)
+
+
+def cookie(name: str, value: str, seconds: int) -> str:
+    """A cookie that is sent to this host alone, over TLS (or to this machine), and that no script reads."""
+    return f"{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"
+
+
+def see_other(path: str, *cookies: str) -> Answer:
+    """Sends the browser on with a GET."""
+    return Answer(b"", 303, {"Location": path}, f"{HTML}; charset=utf-8", cookies)
+
+
+def browser_of(call: Call) -> str:
+    """The secret that binds a login to the browser that began it; empty where there is none."""
+    given = call.cookies.get(LOGIN_COOKIE, "")
+    return given if _SECRET_LENGTHS[0] <= len(given) <= _SECRET_LENGTHS[1] else ""
+
+
+def sessions_of(call: Call) -> list[Document]:
+    """The caller's own logins that are still good."""
+    account = call.app.store.own_account(call.caller.id)
+    sessions = handlers.own_live_sessions(call.app.store, account, call.now)
+    return [{**one, "current": one["_id"] == call.caller.session} for one in sessions]
+
+
+def logged_in(call: Call, account: Document, provider: str, onward: str) -> Answer:
+    """Opens a session in this browser and goes on."""
+    secret = handlers.open_session(call.app.store, account, provider, call.now, call.trace)
+    longest, _unused = rules.span(rules.held(account))
+    return see_other(onward, cookie(SESSION_COOKIE, secret, int(longest.total_seconds())))
+
+
+def registration_form(call: Call, ticket: str, status: int = 200) -> Answer:
+    """The terms and what a new account needs to know."""
+    values = {**call.typed, "ticket": ticket}
+    return web.page(
+        call,
+        "register.html",
+        status=status,
+        form=web.form(call, values, call.invalid),
+        ticket=ticket,
+        terms=rules.TERMS,
+        counties=[(unit.code, unit.en if call.language == "en" else unit.zh) for unit in UNITS.values()],
+    )
+
+
+class PeopleService:
+    """Logins, sessions, accounts and their roles."""
+
+    name = "people"
+    app: Any = AppProvider()
+
+    # Logging in
+
+    @endpoint("GET", LOGIN_PATH, "Log in", query=schemas.LoginQuery, answers={200: None}, media_type=HTML)
+    def get_login(self, call: Call) -> Answer:
+        onward = rules.own_path(call.query["next"])
+        return web.page(call, "login.html", providers=list(call.app.providers.values()), next=quote(onward, safe=""))
+
+    @endpoint(
+        "GET",
+        f"{LOGIN_PATH}/{KEY}",
+        "Go to a provider to log in",
+        query=schemas.LoginQuery,
+        answers={303: None},
+        media_type=HTML,
+    )
+    def get_login_at(self, call: Call) -> Answer:
+        call.app.throttle_start(call.address)
+        provider = call.app.provider(call.path["key"])
+        browser = browser_of(call) or auth.new_secret()
+        address = handlers.begin_login(
+            call.app.store, provider, call.app.callback(provider.key), browser, call.query["next"], call.now
+        )
+        return see_other(address, cookie(LOGIN_COOKIE, browser, 2 * rules.LOGIN_MINUTES * 60))
+
+    @endpoint(
+        "GET",
+        f"/people/callback/{KEY}",
+        "Come back from a provider",
+        query=schemas.CallbackQuery,
+        answers={303: None},
+        media_type=HTML,
+    )
+    def get_callback(self, call: Call) -> Answer:
+        app = call.app
+        app.throttle_start(call.address)
+        provider, browser = app.provider(call.path["key"]), browser_of(call)
+        callback = app.callback(provider.key)
+        returned = handlers.complete_login(app.store, provider, callback, browser, call.query, call.now)
+        login = app.login(returned.issuer, returned.subject)
+        app.throttle_account(login)
+        account = app.store.account_by_login(login)
+        if account is not None:
+            return logged_in(call, account, provider.key, returned.next)
+        ticket = handlers.begin_registration(app.store, login, provider.key, returned.next, browser, call.now)
+        return see_other("/people/register?" + urlencode({"ticket": ticket}))
+
+    @endpoint(
+        "GET",
+        "/people/register",
+        "The terms, at a first login",
+        query=schemas.TicketQuery,
+        answers={200: None},
+        media_type=HTML,
+    )
+    def get_register(self, call: Call) -> Answer:
+        handlers.registration(call.app.store, call.query["ticket"], browser_of(call), call.now)
+        return registration_form(call, call.query["ticket"])
+
+    @endpoint(
+        "POST",
+        "/people/register",
+        "Agree to the terms and have an account",
+        body=schemas.RegistrationIn,
+        form=True,
+        answers={303: None},
+        media_type=HTML,
+    )
+    def post_register(self, call: Call) -> Answer:
+        ticket = call.typed.get("ticket", "")
+        step = handlers.registration(call.app.store, ticket, browser_of(call), call.now)
+        if call.invalid is not None:
+            return registration_form(call, ticket, call.invalid.status)
+        account = handlers.register(call.app.store, step, call.body, call.now, call.trace)
+        return logged_in(call, account, step["provider"], step["next"])
+
+    @endpoint("GET", "/people/logout", "Log out?", answers={200: None}, roles=EVERYBODY, media_type=HTML)
+    def get_logout(self, call: Call) -> Answer:
+        return web.page(call, "logout.html", form=web.form(call))
+
+    @endpoint(
+        "POST",
+        "/people/logout",
+        "Log out",
+        body=schemas.NothingIn,
+        form=True,
+        answers={303: None},
+        roles=EVERYBODY,
+        media_type=HTML,
+    )
+    def post_logout(self, call: Call) -> Answer:
+        if call.caller.session:
+            handlers.end_own_session(call.app.store, act(call), call.caller.session)
+        return see_other("/", cookie(SESSION_COOKIE, "", 0))
+
+    @endpoint("GET", TOKEN_PATH, "A token for the login behind the cookie", answers={204: None}, limited=False)
+    def get_token(self, call: Call) -> Answer:
+        token = call.app.token(call.cookies.get(SESSION_COOKIE, ""))
+        return Answer(status=204, headers={"Authorization": f"Bearer {token}"} if token else {})
+
+    # Oneself
+
+    @endpoint(
+        "GET", "/people/sessions", "My account and my logins", answers={200: None}, roles=EVERYBODY, media_type=HTML
+    )
+    def get_sessions_page(self, call: Call) -> Answer:
+        held = [ROLES[role] for role in ROLES if role in call.caller.roles]
+        return web.page(
+            call, "sessions.html", sessions=sessions_of(call), held=held, account=call.caller.id, form=web.form(call)
+        )
+
+    @endpoint(
+        "POST",
+        f"/people/sessions/{ID}/revoke",
+        "End one of my logins",
+        body=schemas.NothingIn,
+        form=True,
+        answers={303: None},
+        roles=EVERYBODY,
+        media_type=HTML,
+    )
+    def post_session_page(self, call: Call) -> Answer:
+        handlers.end_own_session(call.app.store, act(call), call.path["id"])
+        return see_other("/people/sessions")
+
+    @endpoint(
+        "POST",
+        "/people/sessions/revoke",
+        "End all my logins",
+        body=schemas.NothingIn,
+        form=True,
+        answers={303: None},
+        roles=EVERYBODY,
+        media_type=HTML,
+    )
+    def post_sessions_page(self, call: Call) -> Answer:
+        handlers.end_all_sessions(call.app.store, act(call), call.caller.id, "logout everywhere")
+        return see_other("/", cookie(SESSION_COOKIE, "", 0))
+
+    @endpoint("GET", f"{BASE}/me", "Who is asking", answers={200: schemas.MeOut}, roles=EVERYBODY)
+    def get_me(self, call: Call) -> Answer:
+        me = call.caller
+        shown = {"id": me.id, "roles": sorted(me.roles), "scope": me.scope, "session": me.session or None}
+        return Answer(schemas.MeOut().dump(shown))
+
+    @endpoint(
+        "GET",
+        f"{BASE}/sessions",
+        "One's own logins",
+        answers={200: schemas.SessionsOut},
+        roles=EVERYBODY,
+        conflicts=(404,),
+    )
+    def get_sessions(self, call: Call) -> Answer:
+        return Answer(schemas.SessionsOut().dump({"items": sessions_of(call)}))
+
+    @endpoint(
+        "POST",
+        f"{BASE}/sessions/{ID}/revoke",
+        "End one of one's own logins, at once at the edge and within a minute everywhere",
+        answers={200: schemas.SessionOut},
+        roles=EVERYBODY,
+    )
+    def post_session_revoke(self, call: Call) -> Answer:
+        session = handlers.end_own_session(call.app.store, act(call), call.path["id"])
+        shown = {**session, "current": session["_id"] == call.caller.session}
+        return found(schemas.SessionOut().dump(shown), session["rev"])
+
+    # Accounts, for officers
+
+    @endpoint(
+        "GET",
+        f"{BASE}/accounts",
+        "Accounts of your district",
+        query=schemas.AccountFilter,
+        answers={200: page_of(schemas.AccountOut)},
+        roles=OFFICERS,
+    )
+    def get_accounts(self, call: Call) -> Answer:
+        where = {"county": call.query["county"]} if "county" in call.query else {}
+        if "role" in call.query:
+            where["grants__role"] = call.query["role"]
+        rows, following = call.app.store.accounts(
+            call.caller, limit=call.query["limit"], cursor=call.query["cursor"], where=where
+        )
+        return Answer({"items": schemas.AccountOut(many=True).dump(rows), "next": following})
+
+    @endpoint("GET", f"{BASE}/accounts/{ID}", "One account", answers={200: schemas.AccountOut}, roles=OFFICERS)
+    def get_account(self, call: Call) -> Answer:
+        account = call.app.store.account(call.path["id"], call.caller)
+        return found(schemas.AccountOut().dump(account), account["rev"])
+
+    @endpoint(
+        "POST",
+        f"{BASE}/accounts/{ID}/grants",
+        "Grant a role at or below your own district, never to yourself",
+        body=schemas.GrantIn,
+        answers={200: schemas.AccountOut},
+        roles=OFFICERS,
+        conflicts=(409,),
+    )
+    def post_grants(self, call: Call) -> Answer:
+        given = call.body
+        account = handlers.grant_role(
+            call.app.store, act(call), call.path["id"], given["role"], given["scope"], given["reason"]
+        )
+        return found(schemas.AccountOut().dump(account), account["rev"])
+
+    @endpoint(
+        "POST",
+        f"{BASE}/accounts/{ID}/grants/{ROLE}/withdraw",
+        "End a role that was granted",
+        body=schemas.ReasonIn,
+        answers={200: schemas.AccountOut},
+        roles=OFFICERS,
+        conflicts=(409,),
+    )
+    def post_withdraw(self, call: Call) -> Answer:
+        account = handlers.withdraw_role(
+            call.app.store, act(call), call.path["id"], call.path["role"], call.body["reason"]
+        )
+        return found(schemas.AccountOut().dump(account), account["rev"])
+
+    @endpoint(
+        "POST",
+        f"{BASE}/accounts/{ID}/sign-out",
+        "End all logins of somebody who is no more than you could have made them",
+        body=schemas.ReasonIn,
+        answers={200: schemas.EndedOut},
+        roles=OFFICERS,
+    )
+    def post_sign_out(self, call: Call) -> Answer:
+        ended = handlers.sign_out(call.app.store, act(call), call.path["id"], call.body["reason"])
+        return Answer(schemas.EndedOut().dump({"ended": ended}))
+
+    @endpoint(
+        "GET",
+        f"{BASE}/jwks.json",
+        "The keys that tokens are signed with",
+        answers={200: schemas.JwksOut},
+        limited=False,
+    )
+    def get_jwks(self, call: Call) -> Answer:
+        return Answer(call.app.signing.public(), headers={"Cache-Control": "public, max-age=60"})
+
+    @endpoint("GET", f"{BASE}/openapi.json", "This document", answers={200: None}, limited=False)
+    def get_openapi(self, call: Call) -> Answer:
+        del call
+        return Answer(DOCUMENT, headers={"Cache-Control": "public, max-age=60"})
+
+    @endpoint("GET", "/people/docs", "The API of people for people", answers={200: None}, media_type=HTML)
+    def get_docs(self, call: Call) -> Answer:
+        return web.api(call, {"zh": "账号与登录 people", "en": "people"}, _DESCRIBED)
+
+
+class PeopleServiceWithDemoIssuer(PeopleService):
+    """The same with the demo issuer; a process in production mode never has these addresses."""
+
+    @endpoint("GET", f"{demo.BASE}/.well-known/openid-configuration", "Discovery", answers={200: None}, limited=False)
+    def get_demo_discovery(self, call: Call) -> Answer:
+        return Answer(call.app.demo.metadata())
+
+    @endpoint("GET", f"{demo.BASE}/jwks.json", "Its keys", answers={200: schemas.JwksOut}, limited=False)
+    def get_demo_jwks(self, call: Call) -> Answer:
+        return Answer(call.app.signing.public())
+
+    @endpoint(
+        "GET",
+        f"{demo.BASE}/authorize",
+        "Choose who to be",
+        query=schemas.DemoQuery,
+        answers={200: None},
+        media_type=HTML,
+    )
+    def get_demo_authorize(self, call: Call) -> Answer:
+        query = dict(call.query)
+        chosen = query.pop("person", None)
+        if chosen is not None:
+            return see_other(call.app.demo.choose(query, chosen, call.now))
+        call.app.demo.check(query)
+        return web.page(
+            call,
+            "demo.html",
+            persons=[(person, ROLES[person.role]) for person in demo.PERSONS],
+            newcomer=demo.NEWCOMER,
+            query=urlencode(query),
+        )
+
+    @endpoint(
+        "POST",
+        f"{demo.BASE}/token",
+        "A code for an ID token",
+        body=schemas.DemoCodeIn,
+        form=True,
+        answers={200: None},
+        limited=False,
+    )
+    def post_demo_token(self, call: Call) -> Answer:
+        if call.invalid is not None:
+            return Answer({"error": "invalid_request"}, 400)
+        answer = call.app.demo.exchange(call.body, call.now)
+        return Answer(answer) if answer else Answer({"error": "invalid_grant"}, 400)
+
+    @endpoint(
+        "POST",
+        f"{BASE}/demo-accounts",
+        "Accounts and roles of the demo persons",
+        answers={200: schemas.DemoAccountsOut},
+        roles=frozenset({"city_officer"}),
+    )
+    def post_demo_accounts(self, call: Call) -> Answer:
+        issuer = call.app.demo.issuer
+        made = demo.make_accounts(call.app.store, act(call), lambda subject: call.app.login(issuer, subject))
+        return Answer(schemas.DemoAccountsOut().dump({"accounts": len(made)}))
+
+
+_DESCRIBED: Final = openapi.document(
+    "people",
+    "E-Station: people (账号与登录)",
+    "Accounts, their logins and roles; nobody's name.",
+    openapi.endpoints(PeopleService),
+)
+DOCUMENT: Final = body.dumps(_DESCRIBED)
+
+
+def run(settings: Settings) -> None:
+    """The process ``service people``."""
+    database = connect_documents(settings, ALIAS, "service")
+    await_database(database)
+    service = PeopleServiceWithDemoIssuer if settings.demo_issuer else PeopleService
+    run_service(service, People(settings, database))
