@@ -7,6 +7,7 @@ import click
 from contracts import roles
 from contracts.codes import PLACES
 from services.kernel import auth, clock, mongo, settings, telemetry
+from services.kernel.act import Act
 from services.kernel.errors import EStationError
 from services.people import handlers
 from services.people.models import ALIAS
@@ -21,7 +22,7 @@ from services.people.store import Store
 def appoint(account: str, role: str, scope: str, reason: str) -> None:
     """Grant ROLE over the district SCOPE to ACCOUNT (the number on its page /people/sessions)."""
     store = Store(mongo.connect_documents(settings.read(), ALIAS, "cli"))
-    act = handlers.Act(auth.system(f"cli:{getpass.getuser()}"), clock.now(), telemetry.continued(None))
+    act = Act(auth.system(f"cli:{getpass.getuser()}"), clock.now(), telemetry.continued(None))
     try:
         appointed = handlers.appoint(store, act, account, role, scope, reason)
     except EStationError as error:

@@ -17,12 +17,12 @@ from contracts.codes import CITY, Enrolment
 from contracts.events.people import PersonRegisteredV1
 from contracts.roles import OWN, ROLES, Role
 from services.kernel import auth, ids
+from services.kernel.act import Act
 from services.kernel.errors import BadRequest
 from services.kernel.mongo import Document
 from services.kernel.outbox import Emit
 from services.kernel.settings import Settings
 from services.people import rules
-from services.people.handlers import Act
 from services.people.providers import About, OpenIdProvider
 from services.people.store import Store
 from services.people.tokens import SigningKeys

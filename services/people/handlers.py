@@ -8,11 +8,12 @@ from typing import Any, Final
 from contracts import roles
 from contracts.codes import Enrolment
 from contracts.events.people import PersonRegisteredV1, SessionRevokedV1
-from services.kernel import audit, auth, clock, ids
+from services.kernel import auth, ids
+from services.kernel.act import Act
 from services.kernel.auth import Actor
 from services.kernel.errors import BadRequest, Conflict, FieldError, Forbidden, Gone, Invalid, Stale
 from services.kernel.mongo import Document
-from services.kernel.outbox import Emit, Write, settle
+from services.kernel.outbox import Emit, settle
 from services.people import rules
 from services.people.providers import Attempt, Provider
 from services.people.store import Store
@@ -20,32 +21,6 @@ from services.people.store import Store
 LOGIN, REGISTRATION = "login", "registration"
 """The steps of a login that take a person's time."""
 _REGISTRAR: Final = auth.system("registration")
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """Who does it, when, and in whose trace."""
-
-    actor: Actor
-    now: datetime
-    trace: str
-
-    def write(
-        self,
-        action: str,
-        *emit: Emit,
-        reason: str = "",
-        before: Mapping[str, Any] | None = None,
-        after: Mapping[str, Any] | None = None,
-    ) -> Write:
-        """A write with its audit row and events."""
-        row = audit.row(self.actor, action, at=self.now, reason=reason, before=before, after=after)
-        return Write(self.now, self.trace, row, emit)
-
-    @property
-    def today(self) -> str:
-        """The Asia/Shanghai date."""
-        return clock.day(self.now)
 
 
 def as_owner(account: Document, now: datetime, trace: str) -> Act:

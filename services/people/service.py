@@ -6,6 +6,7 @@ from urllib.parse import quote, urlencode
 from contracts.codes import UNITS
 from contracts.roles import EVERYBODY, GRANTED, OFFICERS, ROLES
 from services.kernel import auth, body, openapi, web
+from services.kernel.act import Act
 from services.kernel.fields import page_of
 from services.kernel.host import run_service
 from services.kernel.http import HTML, LOGIN_PATH, Answer, AppProvider, Call, endpoint, found
@@ -14,7 +15,6 @@ from services.kernel.process import await_database
 from services.kernel.settings import Settings
 from services.people import demo, handlers, rules, schemas
 from services.people.app import People
-from services.people.handlers import Act
 from services.people.models import ALIAS
 
 BASE: Final = "/api/v1/people"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pymongo.database import Database
 
 from services.kernel import auth, clock, messages
+from services.kernel.act import Act
 from services.kernel.app import DEVICE, BaseApp
 from services.kernel.auth import Actor
 from services.kernel.errors import Unauthenticated
@@ -69,5 +70,5 @@ class StationsApp(BaseApp):
             scope=device["county"],
             attributes=handlers.device_view(device, station),
         )
-        handlers.hear_device(self.store, handlers.Act(actor, self.clock(), trace=""), device)
+        handlers.hear_device(self.store, Act(actor, self.clock(), trace=""), device)
         return actor

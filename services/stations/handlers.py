@@ -1,7 +1,6 @@
 """Use cases of the stations service: load, decide, write, emit. One function each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
 
@@ -23,42 +22,16 @@ from contracts.events.stations import (
     StationSuspendedV1,
 )
 from services.kernel import audit, auth, clock, ids
-from services.kernel.auth import Actor
+from services.kernel.act import Act
 from services.kernel.errors import Conflict, FieldError, Invalid, NotFound, PreconditionFailed, Stale, field_errors
 from services.kernel.mongo import Document
-from services.kernel.outbox import Emit, Idempotency, Write, settle
+from services.kernel.outbox import Emit, Idempotency, settle
 from services.stations import rules
 from services.stations.models import Checkin, Device, Fault, Station, Supply
 from services.stations.store import Store
 
 DEVICE_KEYS: Final = 2
 KEY_PREFIX: Final = "esd_"
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """Who does it, when, and in whose trace."""
-
-    actor: Actor
-    now: datetime
-    trace: str
-
-    def write(
-        self,
-        action: str,
-        *emit: Emit,
-        reason: str = "",
-        before: Mapping[str, Any] | None = None,
-        after: Mapping[str, Any] | None = None,
-    ) -> Write:
-        """A write with its audit row and events."""
-        row = audit.row(self.actor, action, at=self.now, reason=reason, before=before, after=after)
-        return Write(self.now, self.trace, row, emit)
-
-    @property
-    def today(self) -> str:
-        """The Asia/Shanghai date."""
-        return clock.day(self.now)
 
 
 # Stations

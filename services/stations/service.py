@@ -6,6 +6,7 @@ from contracts.codes import Facility
 from contracts.envelope import Event
 from contracts.events.people import SessionRevokedV1
 from services.kernel import body, clock, openapi, sessions, telemetry, web
+from services.kernel.act import Act
 from services.kernel.consumer import on
 from services.kernel.fields import Out, page_of
 from services.kernel.host import run_service
@@ -16,7 +17,6 @@ from services.kernel.settings import Settings
 from services.kernel.timers import every
 from services.stations import handlers, rules, schemas
 from services.stations.app import StationsApp
-from services.stations.handlers import Act
 from services.stations.models import ALIAS, Checkin, Device, Fault, Station, Supply
 from services.stations.store import Model
 

@@ -22,12 +22,12 @@ from pymongo.database import Database
 from contracts import codes
 from deploy import audit_verify
 from services.kernel import clock, mongo
+from services.kernel.act import Act
 from services.kernel.auth import Actor
 from services.kernel.mongo import Document
 from services.kernel.sealer import Sealer
 from services.kernel.settings import Settings
 from services.stations import handlers, rules, schemas, store
-from services.stations.handlers import Act
 from services.stations.store import AUDITED, Store
 from tests.parts import PROJECT, started, until
 

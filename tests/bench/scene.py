@@ -23,11 +23,11 @@ from pymongo.database import Database
 from contracts.codes import REPORTING_UNITS
 from contracts.envelope import Event
 from services.kernel import clock, mongo, telemetry
+from services.kernel.act import Act
 from services.kernel.app import DEVICE
 from services.kernel.auth import Actor
 from services.kernel.mongo import Document
 from services.stations import handlers, rules, schemas
-from services.stations.handlers import Act
 from services.stations.store import Store, checkin_events
 from tests.bench.load import KINDS, Job, Outcome
 from tests.integration.stations_api import UNLIMITED, Kiosk, Stations, documents

@@ -20,29 +20,26 @@ def _gone(rig: Rig) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_alarm(rig: Rig) -> Iterator[None]:
+def _alarm(rig: Rig, name: str, set_: tuple[str, ...], reset: tuple[str, ...]) -> Iterator[None]:
     management = Management(rig.parts.broker.api)
-    rig.broker_command("set_vm_memory_high_watermark", "absolute", "1MB")
+    rig.broker_command(*set_)
     try:
-        until(lambda: management.call("GET", "/nodes")[0]["mem_alarm"], "the memory alarm is on")
-        rig.say("memory alarm")
+        until(lambda: management.call("GET", "/nodes")[0][name], f"{name} is on")
+        rig.say(name)
         yield
     finally:
-        rig.broker_command("set_vm_memory_high_watermark", "0.4")
-        rig.say("memory alarm over")
+        rig.broker_command(*reset)
+        rig.say(f"{name} over")
 
 
-@contextmanager
-def _disk_alarm(rig: Rig) -> Iterator[None]:
-    management = Management(rig.parts.broker.api)
-    rig.broker_command("set_disk_free_limit", "1000000GB")
-    try:
-        until(lambda: management.call("GET", "/nodes")[0]["disk_free_alarm"], "the disk alarm is on")
-        rig.say("disk alarm")
-        yield
-    finally:
-        rig.broker_command("set_disk_free_limit", "50MB")
-        rig.say("disk alarm over")
+def _memory_alarm(rig: Rig) -> AbstractContextManager[None]:
+    command = "set_vm_memory_high_watermark"
+    return _alarm(rig, "mem_alarm", (command, "absolute", "1MB"), (command, "0.4"))
+
+
+def _disk_alarm(rig: Rig) -> AbstractContextManager[None]:
+    command = "set_disk_free_limit"
+    return _alarm(rig, "disk_free_alarm", (command, "1000000GB"), (command, "50MB"))
 
 
 @pytest.mark.timeout(900)

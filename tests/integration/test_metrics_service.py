@@ -143,7 +143,7 @@ def test_freshness_by_service(process: Process) -> None:
     shown = _get(process, f"{BASE}/freshness").json
     assert not shown["behind"]
     by_service = {one["service"]: one for one in shown["services"]}
-    assert set(by_service) == {"care", "childcare", "mixers", "stations", "subsidies"}
+    assert set(by_service) == {"care", "childcare", "mixers", "people", "stations", "subsidies"}
     assert by_service["stations"]["status"] == "ok"
     assert 0 <= by_service["stations"]["age_seconds"] < 600
     assert by_service["care"] == {"service": "care", "status": "no_source", "last_recorded": None, "age_seconds": None}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from contracts import codes
 from services.kernel import ids
+from services.kernel.act import Act
 from services.kernel.auth import Actor
 from services.kernel.clock import SHANGHAI
 from services.kernel.errors import Conflict, Invalid, NotFound, PreconditionFailed, Stale, Unauthenticated
@@ -19,7 +20,6 @@ from services.kernel.mongo import Document
 from services.kernel.outbox import Idempotency, embedded
 from services.stations import handlers, rules, schemas, store
 from services.stations.app import StationsApp
-from services.stations.handlers import Act
 from services.stations.models import Device, Fault, Station, Supply
 from services.stations.store import Model, Store
 from tests.integration.stations_api import documents, new_id, total
