@@ -60,7 +60,7 @@ def may_manage(actor_roles: Collection[str], actor_scope: str, grants: Iterable[
 
 def own_path(asked: str) -> str:
     """``asked`` where it is a place on this site, else the start: a login sends nobody elsewhere."""
-    inside = asked.startswith("/") and not asked.startswith(("//", "/\\"))
+    inside = asked.startswith("/") and not asked.startswith("//")
     plain = asked.isascii() and asked.isprintable() and not any(mark in asked for mark in "\\ \"'<>`")
     return asked if inside and plain else "/"
 

@@ -364,7 +364,7 @@ class PeopleServiceWithDemoIssuer(PeopleService):
         return web.page(
             call,
             "demo.html",
-            persons=[(person, ROLES[person.role]) for person in demo.PERSONS],
+            persons=[(person, ROLES[person.role], UNITS.get(person.scope)) for person in demo.PERSONS],
             newcomer=demo.NEWCOMER,
             query=urlencode(query),
         )

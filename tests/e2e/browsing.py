@@ -17,7 +17,7 @@ FLAGS = [
 ]
 PHONE, DESK = 360, 1280
 TAGS = {"zh": "zh-CN", "en": "en-GB"}
-PAGES = ["/", "/docs", "/docs/metrics", "/docs/events", "/stations/docs", "/people/docs"]
+PAGES = ["/", "/docs", "/docs/metrics", "/docs/events", "/stations/docs", "/people/docs", "/people/login"]
 DESIGN = ["/docs/design", *(f"/docs/design/{part}" for part in ("form", "refused", "confirm", "problem"))]
 
 needs_chromium = pytest.mark.skipif(

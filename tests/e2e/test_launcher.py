@@ -19,6 +19,7 @@ from deploy.local.errors import LauncherError
 from deploy.local.layout import OFFSET, PROJECT, Layout
 from deploy.local.rabbitmq import ADMIN
 from deploy.local.status import Process, Status
+from deploy.run import PUBLISHERS, SERVICES
 from services.kernel.topology import Management
 
 CTRL_C = b"\x03"
@@ -128,7 +129,8 @@ def test_up_returns_when_every_part_serves(launched: Launched) -> None:
     assert told.returncode == 0, told.stdout
     found = json.loads(told.stdout)
     names = {process["name"] for process in found["processes"] if process["state"] in {"running", "starting"}}
-    assert names == {"epmd", "rabbitmq", "mongod", "relay-stations", "aggregator", "stations", "metrics", "caddy"}
+    ours = {*SERVICES, *(f"relay-{name}" for name in PUBLISHERS), "aggregator", "sealer"}
+    assert names == {"epmd", "rabbitmq", "mongod", *ours, "caddy"}
     assert found["ok"]
 
 

@@ -1,6 +1,8 @@
 """Logging in with a real browser through the edge: at the demo issuer, and at a provider that is not ours."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +137,28 @@ def test_another_site_cannot_use_the_login(system: System, context: BrowserConte
     assert session_of(context) == before
     page.goto(system.edge + "/people/sessions")
     assert urlsplit(page.url).path == "/people/sessions", "still logged in"
+
+
+@pytest.fixture
+def people_away(system: System) -> Iterator[None]:
+    """While the test runs, the people service does not answer."""
+    found = json.loads(system.run("status", "--json"))["processes"]
+    pid = next(process["pid"] for process in found if process["name"] == "people")
+    os.kill(pid, signal.SIGSTOP)
+    yield
+    os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("people_away")
+def test_programs_and_strangers_are_served_while_people_is_away(system: System) -> None:
+    officer = {"Authorization": "Bearer " + system.run("token").strip()}
+    assert ask(system, "/api/v1/stations/stations", officer)[0] == 200
+    assert ask(system, "/api/v1/stations/open")[0] == 200
+    status, headers, body = ask(system, "/api/v1/stations/open", {"Cookie": f"{SESSION_COOKIE}=whatever"})
+    assert status in {502, 504}, "nobody is taken for somebody else, or for nobody, on a guess"
+    assert headers["Retry-After"]
+    assert json.loads(body)["code"] == "unavailable"
 
 
 @contextmanager
