@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import mongoengine
@@ -19,6 +19,7 @@ from services.people import handlers, rules, store
 from services.people.models import ALIAS
 from services.people.service import SESSION_COOKIE, TOKEN_PATH
 from tests.builders import NOON, write
+from tests.integration import stations_api
 from tests.parts import Process, World, free_port, listens, until
 
 API: Final = "/api/v1/people"
@@ -26,23 +27,10 @@ UNLIMITED: Final = {"ESTATION_REQUESTS_PER_MINUTE": "1000000"}
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What was answered."""
+class Reply(stations_api.Reply):
+    """What was answered, and from where."""
 
-    status: int
-    headers: Mapping[str, str]
-    raw: bytes
     url: str
-
-    @property
-    def json(self) -> Any:
-        """The body."""
-        return json.loads(self.raw)
-
-    @property
-    def code(self) -> str:
-        """The code of a problem document."""
-        return str(self.json["code"])
 
     @property
     def text(self) -> str:
