@@ -207,6 +207,11 @@ class Parts:
         broker.management.delete_vhost(broker.vhost)
 
 
+def outside() -> dict[str, str]:
+    """The environment without any setting of ours: neither what somebody exported nor another test's system."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ESTATION_")}
+
+
 class Process:
     """One of our own processes, as ``python -m deploy.run`` starts it."""
 
@@ -214,7 +219,7 @@ class Process:
         self, role: tuple[str, ...], environ: Mapping[str, str], log: Path, *, module: str = "deploy.run"
     ) -> None:
         self.role, self.log, self._module = role, log, module
-        self._environ = {**os.environ, **environ}
+        self._environ = {**outside(), **environ}
         if role[0] == "service" and self._environ.pop("COVERAGE_PROCESS_CONFIG", ""):
             self._environ["COVERAGE_PROCESS_START"] = str(PROJECT / "tests/coverage-green.toml")
         self.http_port = int(environ.get("ESTATION_HTTP_PORT", "0"))

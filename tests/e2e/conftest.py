@@ -47,7 +47,7 @@ class System:
         return system.settings(layout.read(self.environ), self.environ)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """`estation up` in a folder whose path has a space, on shifted ports."""
     var = tmp_path_factory.mktemp("a system") / "var"

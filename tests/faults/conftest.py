@@ -76,7 +76,7 @@ class Rigs:
             running.end()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def rigs(tmp_path_factory: pytest.TempPathFactory, scale: Scale, seed: int) -> Iterator[Rigs]:
     """Gives out systems."""
     made = Rigs(lambda: tmp_path_factory.mktemp("faults"), scale, seed)

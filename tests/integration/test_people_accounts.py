@@ -1,6 +1,5 @@
 """Roles: granted at or below the own district, never to oneself, seen in the next token, and audited."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.parts import PROJECT, World
+from tests.parts import PROJECT, World, outside
 from tests.people import API, Browser, People, Reply
 
 REASON = {"reason": "as decided"}
@@ -153,7 +152,7 @@ def test_an_officer_ends_all_logins_of_somebody_in_the_district(people: People, 
 
 def test_an_operator_appoints_the_first_officers(people: People) -> None:
     account = people.account("370911")
-    environ = {**os.environ, **people.world.environ("people")}
+    environ = {**outside(), **people.world.environ("people")}
     command = [sys.executable, "-m", "deploy.cli", "appoint", account, "city_officer", "370900", "--reason", "founding"]
     for status in (0, 1):
         done = subprocess.run(command, cwd=PROJECT, env=environ, capture_output=True, text=True)
