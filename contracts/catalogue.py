@@ -138,6 +138,9 @@ def dead(consumer: str) -> str:
 UNROUTED = "unrouted"
 """Exchange and queue for events that no inbox is bound for: alerted, never lost."""
 
+ERASERS = ("stations",)
+"""Services beside people that may hold data of a person: they hear of an erasure, and confirm their own."""
+
 CATALOGUE = Catalogue(
     (
         *(
@@ -159,8 +162,13 @@ CATALOGUE = Catalogue(
                 stations.FaultClearedV1,
                 stations.HeartbeatMissedV1,
                 people.PersonRegisteredV1,
+                people.ErasureCompletedV1,
+                people.NoticeDispatchedV1,
+                people.NoticeFailedV1,
             )
         ),
         Entry(people.SessionRevokedV1, (METRICS, "stations")),
+        Entry(people.SubjectErasedV1, ERASERS),
+        Entry(stations.ErasureConfirmedV1, (METRICS, "people")),
     )
 )

@@ -102,3 +102,25 @@ class Enrolment(StrEnum):
     SELF = "self"
     COUNTER = "counter"
     IMPORT = "import"
+
+
+class Channel(StrEnum):
+    """By what a notice reaches a person."""
+
+    INBOX = "inbox"
+    SMS = "sms"
+
+
+class NoticeFailure(StrEnum):
+    """Why a channel could not deliver a notice, for good."""
+
+    REFUSED = "refused_by_gateway"
+    UNREACHABLE = "gateway_unreachable"
+    NO_ADDRESS = "no_address"
+
+
+class Held(StrEnum):
+    """What the law makes a service keep of somebody who was erased."""
+
+    AUDIT_TRAIL = "audit_trail"
+    GRANTS_PAID = "grants_paid"

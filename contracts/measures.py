@@ -38,5 +38,8 @@ MEASURES: dict[str, Measure] = {
         Measure("stations.silences", "失联次数", "次"),
         Measure("people.accounts", "实名账号", "个", stock=True),
         Measure("people.revocations", "提前终止的登录", "次"),
+        Measure("people.erasures_confirmed", "各服务确认的资料删除", "次"),
+        Measure("people.notices", "已送出的通知", "条"),
+        Measure("people.notices_failed", "未送达的通知", "条"),
     )
 }

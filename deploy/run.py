@@ -9,6 +9,10 @@ import warnings
 
 SERVICES = ("stations", "metrics", "people")
 PUBLISHERS = ("stations", "people")
+KEYED = ("people",)
+"""Services with personal data: each has a ``vault`` over keys of its own."""
+PERSONS = "people"
+"""The one that gives out person_ref."""
 
 
 def main(arguments: list[str]) -> None:

@@ -1,8 +1,10 @@
 """Builders of what tests write: a document with its events, the write that carries them, an actor."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final
+
+from stdnum.iso7064 import mod_11_2
 
 from contracts import codes, envelope
 from contracts.envelope import Event
@@ -14,6 +16,12 @@ NOON: Final = datetime(2025, 7, 16, 4, 0, tzinfo=UTC)
 """12:00 in Tai'an."""
 ID_NUMBER: Final = "370902199001011234"
 """A canary: wherever it is found outside the database, a personal datum has leaked."""
+
+
+def id_number(number: int, born: date = date(1990, 1, 1)) -> str:
+    """A valid ID number of nobody, another for each ``number`` below a thousand (GB 11643: ISO 7064 MOD 11-2)."""
+    body = f"370902{born:%Y%m%d}{number:03}"
+    return body + mod_11_2.calc_check_digit(body)
 
 
 def officer(

@@ -12,12 +12,17 @@ import mongoengine
 from pymongo.database import Database
 from urllib3 import HTTPHeaderDict, PoolManager
 
-from services.kernel import clock, ids, masterkeys, mongo, telemetry
-from services.kernel.auth import digest, new_secret
+from services.kernel import clock, ids, masterkeys, mongo, settings, telemetry
+from services.kernel.act import Act
+from services.kernel.auth import Actor, digest, new_secret
 from services.kernel.mongo import Document
-from services.people import handlers, rules, store
+from services.people import rules, store, vault
+from services.people.entry import SESSION_COOKIE
+from services.people.handlers import erasure, logins, persons
 from services.people.models import ALIAS
-from services.people.service import SESSION_COOKIE, TOKEN_PATH
+from services.people.service import TOKEN_PATH
+from services.people.store import Store
+from services.people.vault import Vault
 from tests.builders import NOON, write
 from tests.integration import stations_api
 from tests.parts import Process, World, free_port, listens, until
@@ -136,15 +141,18 @@ class People:
         self.world = world
         self.database: Database[Document] = mongo.connect_documents(world.settings("people"), ALIAS, "test")
         store.ensure_indexes(self.database)
-        keys = world.folder / "people-keys.json"
-        masterkeys.create_key_file(keys, demo=True, federation=True)
+        self.files = {"ESTATION_KEYS": str(world.folder / "keys"), "ESTATION_ERASURES": str(world.folder / "erasures")}
+        self.settings = settings.read({**world.environ("people"), **self.files})
+        masterkeys.create_key_file(self.settings.key_file(ALIAS), demo=True, federation=True)
+        vault.prepare(self.settings, self.database)
         port = free_port()
         self.origin = f"http://127.0.0.1:{port}"
         known = {
             "ESTATION_HTTP_PORT": str(port),
             "ESTATION_ORIGIN": self.origin,
             "ESTATION_SIGNING_KEYS": str(world.issuer / "issuer.json"),
-            "ESTATION_KEYS": str(keys),
+            **self.files,
+            "ESTATION_SMS": f"file://{world.folder / 'sms.jsonl'}",
             "ESTATION_DEMO_ISSUER": "on",
         }
         (world.issuer / "issuer.json").chmod(0o600)
@@ -181,11 +189,40 @@ class People:
         store.Store(self.database).register(document, write())
         return id_
 
+    @property
+    def store(self) -> Store:
+        """Its store, in the test's own process."""
+        return Store(self.database)
+
+    @property
+    def vault(self) -> Vault:
+        """Its vault, in the test's own process."""
+        return Vault(self.settings, self.database)
+
+    def identify(self, account: str, name: str, number: str, phone: str = "13805480001") -> None:
+        """Says who an account is, as its person would."""
+        given = {"name": name, "id_number": number, "phone": phone, "consent": True}
+        persons.keep_own(self.store, self.vault, self.act(account), given)
+
+    def child(self, account: str, name: str, number: str) -> str:
+        """Adds a child, as its guardian would; its id."""
+        given = {"name": name, "id_number": number, "consent": True}
+        return str(persons.add_child(self.store, self.vault, self.act(account), given, None)[0]["_id"])
+
+    def erase(self, account: str) -> None:
+        """Erases an account, as its person would."""
+        erasure.erase(self.store, self.vault, self.act(account))
+
+    @staticmethod
+    def act(account: str) -> Act:
+        """What somebody does now."""
+        return Act(Actor(account, "person"), clock.now(), telemetry.continued(None))
+
     def session(self, account: str) -> str:
         """A session of an account as a login makes one; its id."""
         opened = store.Store(self.database)
         trace = telemetry.continued(None)
-        secret = handlers.open_session(opened, opened.own_account(account), "demo", clock.now(), trace)
+        secret = logins.open_session(opened, opened.own_account(account), "demo", clock.now(), trace)
         found = opened.session_by_digest(digest(secret))
         assert found is not None
         return str(found["_id"])

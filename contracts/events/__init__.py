@@ -10,6 +10,8 @@ from contracts.codes import REPORTING_UNITS
 from contracts.envelope import UUID, Event
 from contracts.measures import Count
 
+REFS_MAX: Final = 20
+"""Persons in one event: somebody and the children, a household."""
 _DAY: Final = r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 
 
@@ -53,6 +55,16 @@ def Identifier(*, required: bool = True) -> fields.String:  # noqa: N802 (reads 
         # the length too: in Python, $ lets a trailing line break pass
         validate=[validate.Length(equal=36), validate.Regexp(UUID)],
         metadata={"format": "uuid"},
+    )
+
+
+def PersonRefs() -> fields.List[Any]:  # noqa: N802
+    """Keyed hashes of ID numbers, by which services recognise a person; in restricted events only."""
+    return fields.List(
+        fields.String(validate=[validate.Length(equal=64), validate.Regexp(r"^[0-9a-f]{64}$")]),
+        required=True,
+        validate=[validate.Length(0, REFS_MAX), refuse_twice],
+        metadata={"uniqueItems": True},
     )
 
 

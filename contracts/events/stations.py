@@ -8,6 +8,7 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 from contracts.codes import Facility, FaultKind, QuarantineReason, ServiceKind
 from contracts.envelope import Event
 from contracts.events import Code, Codes, Day, EventData, Flag, Identifier, Number, Part, refuse_twice
+from contracts.events.erasure import ErasureConfirmed
 from contracts.measures import Count
 
 PROGRAMME = "stations"
@@ -284,3 +285,9 @@ class HeartbeatMissedV1(EventData):
     def counts(cls, event: Event) -> tuple[Count, ...]:
         """One more silence."""
         return (_count(event, "stations.silences", 1),)
+
+
+class ErasureConfirmedV1(ErasureConfirmed):
+    """Stations holds nothing of an erased account (its subject) any more."""
+
+    type: ClassVar[str] = "stations.erasure_confirmed.v1"

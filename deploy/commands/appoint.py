@@ -9,7 +9,7 @@ from contracts.codes import PLACES
 from services.kernel import auth, clock, mongo, settings, telemetry
 from services.kernel.act import Act
 from services.kernel.errors import EStationError
-from services.people import handlers
+from services.people.handlers import grants
 from services.people.models import ALIAS
 from services.people.store import Store
 
@@ -24,7 +24,7 @@ def appoint(account: str, role: str, scope: str, reason: str) -> None:
     store = Store(mongo.connect_documents(settings.read(), ALIAS, "cli"))
     act = Act(auth.system(f"cli:{getpass.getuser()}"), clock.now(), telemetry.continued(None))
     try:
-        appointed = handlers.appoint(store, act, account, role, scope, reason)
+        appointed = grants.appoint(store, act, account, role, scope, reason)
     except EStationError as error:
         raise click.ClickException(f"{account}: {error.code}") from error
     click.echo(f"{account}: {', '.join(grant['role'] for grant in appointed['grants'])} over {scope}")

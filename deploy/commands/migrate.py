@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 import click
 
 from contracts.catalogue import CATALOGUE
-from deploy.run import SERVICES
+from deploy.run import KEYED, SERVICES
 from services.kernel import audit, mongo, settings
 from services.kernel.topology import Management, definitions
 
@@ -21,6 +21,10 @@ def migrate() -> None:
         database = mongo.connect_documents(known, service, "migrate")
         importlib.import_module(f"services.{service}.store").ensure_indexes(database)
         click.echo(f"{database.name}: indexes are there")
+    for service in KEYED:
+        database = mongo.connect_documents(known, service, "migrate")
+        importlib.import_module(f"services.{service}.vault").prepare(known, database)
+        click.echo(f"{service}: keys, indexes of personal data and erasure ledger are there")
     operations = mongo.connect(known, audit.OPERATIONS, "migrate")
     audit.ensure_indexes(operations, audit.OPERATED)
     click.echo(f"{operations.name}: indexes are there")

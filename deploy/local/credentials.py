@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.layout import Layout
-from deploy.run import SERVICES
+from deploy.run import KEYED, PERSONS, SERVICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Credentials:
     rabbitmq_users_file: Path
     jwks: Path
     signing_keys: Path
-    people_keys: Path
+    keys: Path
 
 
 def ensure(layout: Layout) -> Credentials:
@@ -31,11 +31,12 @@ def ensure(layout: Layout) -> Credentials:
     if missing:
         users |= {name: secrets.token_urlsafe(24) for name in sorted(missing)}
         _write(users_file, json.dumps(users, indent=2))
-    people_keys = layout.secrets / "people-keys.json"
-    if not people_keys.exists():
+    keys = layout.secrets / "keys"
+    if not all((keys / f"{name}.json").exists() for name in KEYED):
         from services.kernel import masterkeys
 
-        masterkeys.create_key_file(people_keys, demo=True, federation=True)
+        for name in KEYED:
+            masterkeys.create_key_file(keys / f"{name}.json", demo=True, federation=name == PERSONS)
     jwks = _issuer(layout.secrets / "issuer")
     return Credentials(
         rabbitmq_admin=_once(layout.secrets / "rabbitmq-admin"),
@@ -44,7 +45,7 @@ def ensure(layout: Layout) -> Credentials:
         rabbitmq_users_file=users_file,
         jwks=jwks,
         signing_keys=jwks.with_name("issuer.json"),
-        people_keys=people_keys,
+        keys=keys,
     )
 
 

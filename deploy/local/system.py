@@ -12,7 +12,7 @@ from deploy.local.credentials import Credentials
 from deploy.local.layout import PROJECT, Layout
 from deploy.local.program import Program, Stage
 from deploy.local.supervision import Supervisor
-from deploy.run import PUBLISHERS, SERVICES
+from deploy.run import KEYED, PERSONS, PUBLISHERS, SERVICES
 
 ADMINISTRATIVE = ("ESTATION_RABBITMQ_API", "ESTATION_RABBITMQ_PASSWORDS")
 """Settings that no service is given."""
@@ -91,6 +91,7 @@ def settings(place: Layout, environ: Mapping[str, str] = os.environ) -> dict[str
         "ESTATION_RABBITMQ_URL": environ.get(rabbitmq.URL) or broker.url(rabbitmq.ADMIN, secrets.rabbitmq_admin),
         "ESTATION_RABBITMQ_API": broker.api,
         "ESTATION_RABBITMQ_PASSWORDS": str(secrets.rabbitmq_users_file),
+        **_personal(place, secrets),
     }
 
 
@@ -121,6 +122,10 @@ def _common(place: Layout, secrets: Credentials, url: str, environ: Mapping[str,
     }
 
 
+def _personal(place: Layout, secrets: Credentials) -> dict[str, str]:
+    return {"ESTATION_KEYS": str(secrets.keys), "ESTATION_ERASURES": str(place.var / "erasures")}
+
+
 def _processes(
     place: Layout, secrets: Credentials, broker: rabbitmq.Broker, url: str, environ: Mapping[str, str]
 ) -> list[Program]:
@@ -129,14 +134,16 @@ def _processes(
 
     people = {
         "ESTATION_SIGNING_KEYS": str(secrets.signing_keys),
-        "ESTATION_KEYS": str(secrets.people_keys),
+        "ESTATION_SMS": environ.get("ESTATION_SMS") or f"file://{place.var / 'sms.jsonl'}",
+        "ESTATION_SMS_TOKEN": environ.get("ESTATION_SMS_TOKEN", ""),
         "ESTATION_IDENTITY_PROVIDERS": environ.get("ESTATION_IDENTITY_PROVIDERS", ""),
     }
 
     def process(name: str, service: str, role: tuple[str, ...], http_port: str = "") -> Program:
         environment = {
             **common,
-            **(people if name == "people" else {}),
+            **(people if name == PERSONS else {}),
+            **(_personal(place, secrets) if name in KEYED else {}),
             "ESTATION_RABBITMQ_URL": broker.url(service, secrets.rabbitmq_users[service]) if service else "",
             "ESTATION_OPS_PORT": str(place.ports[f"{name}-ops"]),
         }

@@ -91,6 +91,10 @@ class SubjectKeys:
         """The way to keys under old master keys (``estation migrate``)."""
         self._rows.create_index([("kek", ASCENDING)], name="kek", sparse=True)
 
+    def any(self) -> bool:
+        """Whether anybody has or had a key."""
+        return self._rows.find_one({}, {"_id": 1}) is not None
+
     def encrypt(self, subject: str, value: str, place: Place) -> bytes:
         """Seals a value for its place; makes the person a key with the first one.
 

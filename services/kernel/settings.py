@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 LOCAL, PRODUCTION = "local", "production"
@@ -43,12 +44,37 @@ class Settings:
     device_requests_per_minute: int = 600
     requests_per_minute: int = 600
     audit_heads: str = ""
+    erasures: str = ""
+    sms: str = field(default="", repr=False)
+    sms_token: str = ""
     log_level: str = "INFO"
 
     @property
     def production(self) -> bool:
         """Whether demo keys and other conveniences must be refused."""
         return self.mode == PRODUCTION
+
+    def key_file(self, service: str) -> Path:
+        """The keys of a service's personal data.
+
+        Raises:
+            SettingError: ESTATION_KEYS does not say where they are.
+        """
+        return self._inside("KEYS", self.keys) / f"{service}.json"
+
+    def erasure_ledger(self, service: str) -> Path:
+        """Who was erased from a service; outside all databases and their backups.
+
+        Raises:
+            SettingError: ESTATION_ERASURES does not say where it is.
+        """
+        return self._inside("ERASURES", self.erasures) / f"{service}.jsonl"
+
+    @staticmethod
+    def _inside(name: str, folder: str) -> Path:
+        if not folder:
+            raise SettingError(f"ESTATION_{name}", "a service with personal data needs this folder")
+        return Path(folder)
 
     def database(self, service: str) -> str:
         """The name of a service's own database."""
@@ -90,6 +116,9 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         device_requests_per_minute=given.number("DEVICE_REQUESTS_PER_MINUTE", known.device_requests_per_minute, 10**6),
         requests_per_minute=given.number("REQUESTS_PER_MINUTE", known.requests_per_minute, 10**6),
         audit_heads=given.text("AUDIT_HEADS", known.audit_heads),
+        erasures=given.text("ERASURES", known.erasures),
+        sms=given.text("SMS", known.sms),
+        sms_token=given.text("SMS_TOKEN", known.sms_token),
         log_level=given.choice("LOG_LEVEL", known.log_level, LEVELS),
     )
 

@@ -4,25 +4,28 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
-from limits import RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
+from prometheus_client import Gauge
 from pymongo.database import Database
 
 from services.kernel import clock, messages
 from services.kernel.app import BaseApp
 from services.kernel.auth import Actor
-from services.kernel.crypto import BlindIndex
 from services.kernel.errors import NotFound, TooManyRequests, Unauthenticated
-from services.kernel.masterkeys import KeyFile
 from services.kernel.mongo import Document
 from services.kernel.settings import SettingError, Settings
-from services.people import handlers, providers, schemas, tokens
+from services.people import channels, providers, rules, schemas, tokens
 from services.people.demo import DemoIssuer
+from services.people.handlers import logins
 from services.people.providers import Provider
 from services.people.store import Store
+from services.people.vault import Vault
 
 LOGINS_PER_MINUTE: Final = 300
 """From one address: behind one may stand a whole campus."""
 LOGINS_PER_ACCOUNT: Final = RateLimitItemPerMinute(20, 10)
+IDENTITIES_PER_ACCOUNT: Final = RateLimitItemPerHour(10)
+OVERDUE: Final = Gauge("estation_erasures_overdue", "Erasures that not every service has confirmed in time")
 
 messages.add(schemas.MESSAGES)
 
@@ -31,6 +34,7 @@ class People(BaseApp):
     """Accounts and sessions."""
 
     name = "people"
+    ready_without_broker = True
 
     def __init__(self, settings: Settings, database: Database[Document], now: clock.Clock = clock.now) -> None:
         """Reads the keys and the providers.
@@ -39,14 +43,13 @@ class People(BaseApp):
             SettingError: a file is missing or wrong.
         """
         super().__init__(settings, database, now)
-        for name, value in (("SIGNING_KEYS", settings.signing_keys), ("KEYS", settings.keys)):
-            if not value:
-                raise SettingError(f"ESTATION_{name}", "the people service needs this file")
+        if not settings.signing_keys:
+            raise SettingError("ESTATION_SIGNING_KEYS", "the people service needs this file")
         self.store = Store(database)
         self.signing = tokens.SigningKeys(Path(settings.signing_keys), production=settings.production)
-        index_key = KeyFile(Path(settings.keys), production=settings.production).index_key
-        self._logins = BlindIndex(index_key, self.name, "accounts", "login")
-        self._csrf = BlindIndex(index_key, self.name, "accounts", "csrf")
+        self.vault = Vault(settings, database)
+        self.send = channels.sms(settings)
+        self._logins, self._csrf = self.vault.index("login"), self.vault.index("csrf")
         self.demo = DemoIssuer(settings, self.signing, self.store) if settings.demo_issuer else None
         self.providers: dict[str, Provider] = providers.load(settings)
         if self.demo is not None:
@@ -92,11 +95,30 @@ class People(BaseApp):
     def token(self, secret: str) -> str | None:
         """A fresh token for the login behind a cookie; None where that is not good any more."""
         now = self.clock()
-        found = handlers.live_session(self.store, secret, now)
+        found = logins.live_session(self.store, secret, now)
         if found is None:
             return None
         session, account = found
         return tokens.access_token(self.signing, self.settings, account, session, self._csrf.of(account["_id"]), now)
+
+    def phone(self, account: str) -> str | None:
+        """Where a text message to somebody goes, who still agrees to that."""
+        person = self.store.person(account)
+        if person is None or not rules.agreed(person, rules.SMS):
+            return None
+        return self.vault.persons.open(person).get("phone")
+
+    def observe(self) -> None:
+        """Sets the gauges."""
+        OVERDUE.set(self.store.overdue_erasures(clock.day(self.clock())))
+
+    def throttle_identity(self, account: str) -> None:
+        """Counts saying who one is: nobody tries out whose ID numbers are known here.
+
+        Raises:
+            TooManyRequests: too many this hour.
+        """
+        self._hit(IDENTITIES_PER_ACCOUNT, "identity of", account)
 
     def throttle_start(self, address: str) -> None:
         """Counts the beginning of a login against its address.
@@ -114,7 +136,7 @@ class People(BaseApp):
         """
         self._hit(LOGINS_PER_ACCOUNT, "login of", login)
 
-    def _hit(self, limit: RateLimitItemPerMinute, *key: str) -> None:
+    def _hit(self, limit: RateLimitItem, *key: str) -> None:
         if not self._limiter.hit(limit, *key):
             reset = self._limiter.get_window_stats(limit, *key).reset_time
             raise TooManyRequests(max(1, int(reset - self.clock().timestamp()) + 1))

@@ -3,17 +3,21 @@
 from typing import Any, Final
 
 from mongoengine import (
+    BinaryField,
+    BooleanField,
     DateTimeField,
+    DictField,
     Document,
     EmbeddedDocument,
     EmbeddedDocumentField,
     EmbeddedDocumentListField,
+    IntField,
     ListField,
     StringField,
 )
 
 from contracts import roles
-from contracts.codes import PLACES, REPORTING_UNITS
+from contracts.codes import PLACES, REPORTING_UNITS, NoticeFailure
 from services.people import rules
 
 ALIAS: Final = "people"
@@ -43,12 +47,18 @@ class Account(Document):
         "collection": "accounts",
         "indexes": [
             ("county", "_id"),
-            {"fields": ["logins"], "name": "logins", "unique": True},
+            # who was erased has none, and is not the only one
+            {
+                "fields": ["logins"],
+                "name": "logins",
+                "unique": True,
+                "partialFilterExpression": {"logins": {"$gt": ""}},
+            },
         ],
     }
     id = StringField(primary_key=True)
     county = StringField(required=True, choices=list(REPORTING_UNITS))
-    logins = ListField(StringField(), required=True)
+    logins = ListField(StringField())
     terms = EmbeddedDocumentField(Consent, required=True)
     declared = ListField(StringField(choices=list(map(str, roles.DECLARED))))
     grants = EmbeddedDocumentListField(Grant)
@@ -80,4 +90,114 @@ class Session(Document):
     digest = StringField()
 
 
-DOCUMENTS: Final = (Account, Session)
+class Agreement(EmbeddedDocument):
+    """What a person agreed to, from when until when, and how it was recorded."""
+
+    purpose = StringField(required=True, choices=list(rules.PURPOSES))
+    version = StringField(required=True)
+    at = DateTimeField(required=True)
+    by = StringField(required=True, choices=list(rules.RECORDED))
+    until = DateTimeField()
+
+
+class Person(Document):
+    """Who an account is: sealed fields (``vault``), ``ref`` and consents. Its id is the account's."""
+
+    meta = {
+        **_META,
+        "collection": "persons",
+        "indexes": [
+            {
+                "fields": ["ref"],
+                "name": "ref",
+                "unique": True,
+                "partialFilterExpression": {"ref": {"$type": "string"}},
+            },
+        ],
+    }
+    id = StringField(primary_key=True)
+    account = StringField(required=True)
+    county = StringField(required=True, choices=list(REPORTING_UNITS))
+    name = BinaryField()
+    id_number = BinaryField()
+    phone = BinaryField()
+    ref = StringField()
+    verified_at = DateTimeField()
+    consents = EmbeddedDocumentListField(Agreement)
+
+
+class Child(Document):
+    """A child in a guardian's account; the same child in another guardian's account is another document."""
+
+    meta = {
+        **_META,
+        "collection": "children",
+        "indexes": [
+            {
+                "fields": ["account", "ref"],
+                "name": "once_a_guardian",
+                "unique": True,
+                "partialFilterExpression": {"ref": {"$type": "string"}},
+            },
+        ],
+    }
+    id = StringField(primary_key=True)
+    account = StringField(required=True)
+    county = StringField(required=True, choices=list(REPORTING_UNITS))
+    name = BinaryField()
+    id_number = BinaryField()
+    ref = StringField()
+
+
+class Message(EmbeddedDocument):
+    """The way of a notice as a text message."""
+
+    state = StringField(required=True, choices=list(rules.MESSAGE_STATES))
+    tries = IntField(required=True, min_value=0)
+    due = DateTimeField()
+    reason = StringField(choices=list(map(str, NoticeFailure)))
+
+
+class Notice(Document):
+    """What somebody is told: a template and what it needs, which are codes, ids and instants only."""
+
+    meta = {
+        **_META,
+        "collection": "notices",
+        "indexes": [
+            ("account", "-_id"),
+            ("county", "_id"),
+            {
+                "fields": ["sms.due"],
+                "name": "due",
+                "partialFilterExpression": {"sms.state": rules.WAITING},
+            },
+        ],
+    }
+    id = StringField(primary_key=True)
+    account = StringField(required=True)
+    county = StringField(required=True, choices=list(REPORTING_UNITS))
+    template = StringField(required=True, choices=list(rules.TEMPLATES))
+    params = DictField()
+    about = StringField()
+    at = DateTimeField(required=True)
+    read_at = DateTimeField()
+    sms = EmbeddedDocumentField(Message)
+
+
+class Erasure(Document):
+    """An account that was erased: what is left of it, and which services have confirmed."""
+
+    meta = {**_META, "collection": "erasures", "indexes": [("state", "due")]}
+    id = StringField(primary_key=True)
+    county = StringField(required=True, choices=list(REPORTING_UNITS))
+    state = StringField(required=True, choices=list(rules.ERASURE_STATES))
+    requested_at = DateTimeField(required=True)
+    due = StringField(required=True)
+    here = BooleanField(required=True)
+    waits = ListField(StringField())
+    held = ListField(StringField())
+    documents = IntField(required=True, min_value=0)
+
+
+DOCUMENTS: Final = (Account, Session, Person, Child, Notice, Erasure)

@@ -1,8 +1,10 @@
 """Pure decisions about logins and roles: no I/O, no framework."""
 
-from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from contracts import roles
 from contracts.roles import Role
@@ -68,3 +70,99 @@ def own_path(asked: str) -> str:
 def declared(*, parent: bool) -> list[str]:
     """What a new account says of itself: everybody here works."""
     return [str(Role.WORKER), *([str(Role.PARENT)] if parent else [])]
+
+
+# Personal data
+
+IDENTITY, SMS, CHILDREN = "identity", "sms", "children"
+PURPOSES: Final = {IDENTITY: "2026-11", SMS: "2026-11", CHILDREN: "2026-11"}
+"""What is agreed to apart from the terms, and the version of its text: keeping who one is, messages, one's children."""
+ONESELF, COUNTER = "oneself", "counter"
+RECORDED: Final = (ONESELF, COUNTER)
+"""Who recorded a consent: the person, or staff at a counter for somebody who signed on paper."""
+CHILDREN_MAX: Final = 10
+CHILD_YEARS_MAX: Final = 18
+
+
+def agreed(person: Mapping[str, Any] | None, purpose: str) -> bool:
+    """Whether somebody agrees to a purpose now."""
+    return any(one["purpose"] == purpose and not one.get("until") for one in (person or {}).get("consents", ()))
+
+
+def with_consent(consents: Sequence[Mapping[str, Any]], purpose: str, now: datetime, by: str) -> list[dict[str, Any]]:
+    """The record with a consent that holds from now on; one that holds already stays as it is."""
+    kept = [dict(one) for one in consents]
+    if any(one["purpose"] == purpose and not one.get("until") for one in kept):
+        return kept
+    return [*kept, {"purpose": purpose, "version": PURPOSES[purpose], "at": now, "by": by}]
+
+
+def without_consent(consents: Sequence[Mapping[str, Any]], purpose: str, now: datetime) -> list[dict[str, Any]]:
+    """The record with the consent ended: what was agreed to once stays on record."""
+    return [
+        {**one, "until": now} if one["purpose"] == purpose and not one.get("until") else dict(one) for one in consents
+    ]
+
+
+# Erasure
+
+REQUESTED, COMPLETED = "requested", "completed"
+ERASURE_STATES: Final = (REQUESTED, COMPLETED)
+ERASURE_DAYS: Final = 15
+"""By when every service has confirmed. Source: the App violation criteria of 2019, article 6: 15 working days."""
+
+
+# Being told
+
+WAITING, SENT, FAILED = "waiting", "sent", "failed"
+MESSAGE_STATES: Final = (WAITING, SENT, FAILED)
+TRIES_MAX: Final = 6
+QUIET_FROM, QUIET_UNTIL = time(21), time(9)
+_SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A notice's words, whether it also goes out as a text message, and whether that may wake somebody.
+
+    ``{name}`` stands for a parameter: a code, an id or an instant, never anything of a person.
+    """
+
+    zh: str
+    en: str
+    sms: bool = False
+    urgent: bool = False
+
+
+TEMPLATES: Final = {
+    "welcome": Template(
+        "欢迎使用泰安e站。这里会收到与您有关的通知。", "Welcome to E-Station. What concerns you is told here."
+    ),
+    "new_login": Template(
+        "您的账号刚刚登录。若非本人操作，请在“我的账号”中结束所有登录。",
+        "Somebody has just logged in as you. If it was not you, end all logins under My account.",
+        sms=True,
+        urgent=True,
+    ),
+    "role_granted": Template("您已被授予角色：{role}。", "You were given a role: {role}.", sms=True),
+    "role_withdrawn": Template("您的角色已被撤销：{role}。", "A role of yours was ended: {role}.", sms=True),
+    "identity_seen": Template(
+        "工会工作人员为办理业务查看了您的完整身份信息。如有疑问请联系所在地工会。",
+        "An officer has looked at your full personal data to handle a matter. Ask your union if in doubt.",
+    ),
+    "identity_verified": Template("您的身份信息已在柜台核实。", "Your identity was verified at a counter.", sms=True),
+}
+
+
+def due(template: Template, now: datetime) -> datetime:
+    """When a text message may go out: not between 21:00 and 09:00 in Tai'an, unless it is urgent."""
+    local = now.astimezone(_SHANGHAI)
+    if template.urgent or QUIET_UNTIL <= local.time() < QUIET_FROM:
+        return now
+    morning = local if local.time() < QUIET_UNTIL else local + timedelta(days=1)
+    return morning.replace(hour=QUIET_UNTIL.hour, minute=0, second=0, microsecond=0).astimezone(now.tzinfo)
+
+
+def next_try(tries: int, now: datetime) -> datetime:
+    """When a message that could not be handed over is tried again: after 30 s, 2 min, 8 min, 32 min, 2 h."""
+    return now + timedelta(seconds=30 * 4 ** (tries - 1))

@@ -1,14 +1,17 @@
 """Shapes of the people service's HTTP input and output, and the words for its codes."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-from marshmallow import EXCLUDE, fields, validate
+from marshmallow import EXCLUDE, ValidationError, fields, pre_load, validate, validates_schema
 
 from contracts import roles
 from contracts.codes import PLACES, REPORTING_UNITS
-from services.kernel.fields import In, Out, choice, text
+from services.kernel import personal
+from services.kernel.fields import In, Out, choice, text, uuid_text
 from services.kernel.http import Page, ReadQuery
 from services.kernel.messages import Message
+from services.people import rules
 
 MESSAGES: Final = {
     "login_failed": Message("登录没有完成，请重新登录。", "The login was not completed; please log in again."),
@@ -22,8 +25,202 @@ MESSAGES: Final = {
     ),
     "not_to_oneself": Message("不能为自己授予或撤销角色。", "Nobody grants or ends roles of their own."),
     "not_for_this_role": Message("该角色不能授予此地区。", "The role is not held over such a district."),
+    "identity_in_use": Message(
+        "该身份证号已用于另一账号，请携带证件到柜台办理。",
+        "Another account has this ID number; please bring your card to a counter.",
+    ),
+    "identity_missing": Message("请先填写身份信息。", "Please say who you are first."),
+    "consent_required": Message("需要您同意才能保存。", "It can be kept only with your consent."),
+    "child_known": Message("该子女已在您的名下。", "This child is in your account already."),
+    "too_many": Message("数量已达上限。", "There are as many as there may be."),
+    "age_out_of_range": Message("年龄不符合要求。", "The age is out of range."),
+    "exactly_one": Message("请只填写一项。", "Please fill in exactly one."),
+    "separation_of_duties": Message("不能由本人办理自己的事项。", "Nobody handles a matter of their own."),
     "terms_not_accepted": Message("请阅读并同意服务条款。", "Please read and accept the terms."),
 }
+
+
+class PersonIn(In):
+    """Who one is, and that it may be kept for that."""
+
+    name = personal.PersonName(required=True)
+    id_number = personal.IdNumber(required=True)
+    phone = personal.Phone(mobile=True, required=True)
+    consent = fields.Boolean(required=True, truthy={True}, falsy={False})
+
+
+class PersonForm(PersonIn):
+    """The same, as a page's form."""
+
+    consent = fields.Boolean(
+        required=True,
+        truthy={"yes"},
+        falsy={"no"},
+        validate=validate.Equal(True, error="consent_required"),
+        error_messages={"required": "consent_required"},
+    )
+
+
+class ChildIn(In):
+    """A child of one's own, and that it may be kept."""
+
+    name = personal.PersonName(required=True)
+    id_number = personal.IdNumber(required=True)
+    consent = fields.Boolean(required=True, truthy={True}, falsy={False})
+
+
+class ChildForm(ChildIn):
+    """The same, as a page's form."""
+
+    consent = fields.Boolean(
+        required=True,
+        truthy={"yes"},
+        falsy={"no"},
+        validate=validate.Equal(True, error="consent_required"),
+        error_messages={"required": "consent_required"},
+    )
+
+
+class ConsentForm(In):
+    """Yes, or no longer."""
+
+    agree = fields.Boolean(required=True, truthy={"yes"}, falsy={"no"})
+
+
+class EraseForm(In):
+    """That one means it."""
+
+    sure = fields.Boolean(
+        required=True,
+        truthy={"yes"},
+        falsy={"no"},
+        validate=validate.Equal(True, error="required"),
+        error_messages={"required": "required"},
+    )
+
+
+class FindIn(In):
+    """Exactly one of them."""
+
+    name = personal.PersonName()
+    id_number = personal.IdNumber()
+    phone = personal.Phone()
+
+    @validates_schema
+    def _one(self, data: Mapping[str, Any], **_kwargs: Any) -> None:
+        if len(data) != 1:
+            raise ValidationError("exactly_one", "name")
+
+
+class FindForm(FindIn):
+    """The same with one field, of which kind it says."""
+
+    @pre_load
+    def _filled(self, data: Mapping[str, Any], **_kwargs: Any) -> dict[str, Any]:
+        return {name: value for name, value in data.items() if value != ""}
+
+
+class ConsentOut(Out):
+    """What was agreed to."""
+
+    purpose = fields.String(required=True)
+    version = fields.String(required=True)
+    at = fields.DateTime(required=True)
+    by = fields.String(required=True)
+    until = fields.DateTime(load_default=None)
+
+
+class PersonOut(Out):
+    """Who somebody is, masked where that suffices; ``id`` is the account's, null where nobody said."""
+
+    id = fields.String(attribute="_id", required=True, allow_none=True)
+    county = fields.String(required=True, allow_none=True)
+    name = fields.String(required=True, allow_none=True)
+    id_number = fields.String(required=True, allow_none=True)
+    phone = fields.String(required=True, allow_none=True)
+    verified_at = fields.DateTime(required=True, allow_none=True)
+    consents = fields.List(fields.Nested(ConsentOut), required=True)
+
+
+class PersonsOut(Out):
+    """Who was found, by name."""
+
+    items = fields.List(fields.Nested(PersonOut), required=True)
+
+
+class ChildOut(Out):
+    """A child of one's own; the ID number masked."""
+
+    id = fields.String(attribute="_id", required=True)
+    name = fields.String(required=True, allow_none=True)
+    id_number = fields.String(required=True, allow_none=True)
+
+
+class ChildrenOut(Out):
+    """One's own children."""
+
+    items = fields.List(fields.Nested(ChildOut), required=True)
+
+
+class NoticeFilter(Page):
+    """Which notices of a district."""
+
+    account = fields.String(validate=uuid_text)
+    state = choice(rules.MESSAGE_STATES)
+
+
+class NoticeOut(Out):
+    """A notice to oneself."""
+
+    id = fields.String(attribute="_id", required=True)
+    template = fields.String(required=True)
+    text = fields.String(required=True)
+    at = fields.DateTime(required=True)
+    read_at = fields.DateTime(required=True, allow_none=True)
+
+
+class MessageOut(Out):
+    """The way of a notice as a text message."""
+
+    state = fields.String(required=True)
+    tries = fields.Integer(required=True)
+    due = fields.DateTime(required=True, allow_none=True)
+    reason = fields.String(required=True, allow_none=True)
+
+
+class DeliveryOut(Out):
+    """A notice as officers see it: not its words."""
+
+    id = fields.String(attribute="_id", required=True)
+    account = fields.String(required=True)
+    county = fields.String(required=True)
+    template = fields.String(required=True)
+    at = fields.DateTime(required=True)
+    read_at = fields.DateTime(required=True, allow_none=True)
+    sms = fields.Nested(MessageOut, required=True, allow_none=True)
+
+
+class ReadOut(Out):
+    """How many notices were new."""
+
+    read = fields.Integer(required=True)
+
+
+class ErasureOut(Out):
+    """What became of an erasure: which services have not confirmed, and what law keeps."""
+
+    id = fields.String(attribute="_id", required=True)
+    state = fields.String(required=True)
+    requested_at = fields.DateTime(required=True)
+    due = fields.String(required=True)
+    waits = fields.List(fields.String(), required=True)
+    held = fields.List(fields.String(), required=True)
+
+
+class ReasonForm(In):
+    """Why, as a page's form."""
+
+    reason = text(2, 200, required=True)
 
 
 class LoginQuery(ReadQuery):
@@ -117,7 +314,7 @@ class MeOut(Out):
     session = fields.String(required=True, allow_none=True)
 
 
-class SessionOut(Out):
+class LoginOut(Out):
     """A login of one's own."""
 
     id = fields.String(attribute="_id", required=True)
@@ -125,6 +322,11 @@ class SessionOut(Out):
     state = fields.String(required=True)
     opened_at = fields.DateTime(required=True)
     seen_at = fields.DateTime(required=True)
+
+
+class SessionOut(LoginOut):
+    """The same, and whether it is this one."""
+
     current = fields.Boolean(required=True)
 
 
@@ -144,6 +346,17 @@ class JwksOut(Out):
     """A key set (RFC 7517)."""
 
     keys = fields.List(fields.Dict(), required=True)
+
+
+class ExportOut(Out):
+    """All that the service keeps of somebody, in full."""
+
+    account = fields.Nested(AccountOut, required=True)
+    person = fields.Nested(PersonOut, required=True, allow_none=True)
+    children = fields.List(fields.Nested(ChildOut), required=True)
+    sessions = fields.List(fields.Nested(LoginOut), required=True)
+    notices = fields.List(fields.Nested(NoticeOut), required=True)
+    exported_on = fields.String(required=True)
 
 
 class DemoQuery(ReadQuery):

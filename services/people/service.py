@@ -4,42 +4,33 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from contracts.codes import UNITS
+from contracts.envelope import Event
+from contracts.events import stations
 from contracts.roles import EVERYBODY, GRANTED, OFFICERS, ROLES
-from services.kernel import auth, body, openapi, web
+from services.kernel import auth, body, openapi, telemetry, web
 from services.kernel.act import Act
+from services.kernel.consumer import on
 from services.kernel.fields import page_of
 from services.kernel.host import run_service
 from services.kernel.http import HTML, LOGIN_PATH, Answer, AppProvider, Call, endpoint, found
 from services.kernel.mongo import Document, connect_documents
 from services.kernel.process import await_database
 from services.kernel.settings import Settings
-from services.people import demo, handlers, rules, schemas
+from services.kernel.timers import every
+from services.people import demo, rules, schemas
 from services.people.app import People
+from services.people.desk import Desk
+from services.people.entry import BASE, ID, SESSION_COOKIE, act, cookie, see_other
+from services.people.handlers import erasure, grants, logins, notices
+from services.people.me import Me
 from services.people.models import ALIAS
 
-BASE: Final = "/api/v1/people"
-ID: Final = "<string(length=36):id>"
 ROLE: Final = f"<any({', '.join(GRANTED)}):role>"
 KEY: Final = "<string(maxlength=31):key>"
-SESSION_COOKIE, LOGIN_COOKIE = "__Host-session", "__Host-login"
+LOGIN_COOKIE: Final = "__Host-login"
 TOKEN_PATH: Final = "/internal/people/token"
 """For the edge alone, which lets nobody else come here."""
 _SECRET_LENGTHS: Final = (40, 100)
-
-
-def act(call: Call) -> Act:
-    """Who does it, when, in whose trace."""
-    return Act(call.caller, call.now, call.trace)
-
-
-def cookie(name: str, value: str, seconds: int) -> str:
-    """A cookie that is sent to this host alone, over TLS (or to this machine), and that no script reads."""
-    return f"{name}={value}; Path=/; Max-Age={seconds}; Secure; HttpOnly; SameSite=Lax"
-
-
-def see_other(path: str, *cookies: str) -> Answer:
-    """Sends the browser on with a GET."""
-    return Answer(b"", 303, {"Location": path}, f"{HTML}; charset=utf-8", cookies)
 
 
 def browser_of(call: Call) -> str:
@@ -51,13 +42,14 @@ def browser_of(call: Call) -> str:
 def sessions_of(call: Call) -> list[Document]:
     """The caller's own logins that are still good."""
     account = call.app.store.own_account(call.caller.id)
-    sessions = handlers.own_live_sessions(call.app.store, account, call.now)
+    sessions = logins.own_live_sessions(call.app.store, account, call.now)
     return [{**one, "current": one["_id"] == call.caller.session} for one in sessions]
 
 
-def logged_in(call: Call, account: Document, provider: str, onward: str) -> Answer:
-    """Opens a session in this browser and goes on."""
-    secret = handlers.open_session(call.app.store, account, provider, call.now, call.trace)
+def logged_in(call: Call, account: Document, provider: str, onward: str, *, known: bool) -> Answer:
+    """Opens a session in this browser, tells the person so, and goes on."""
+    secret = logins.open_session(call.app.store, account, provider, call.now, call.trace)
+    notices.tell(call.app.store, account, "new_login" if known else "welcome", call.now, call.trace)
     longest, _unused = rules.span(rules.held(account))
     return see_other(onward, cookie(SESSION_COOKIE, secret, int(longest.total_seconds())))
 
@@ -76,8 +68,8 @@ def registration_form(call: Call, ticket: str, status: int = 200) -> Answer:
     )
 
 
-class PeopleService:
-    """Logins, sessions, accounts and their roles."""
+class PeopleService(Me, Desk):
+    """Logins, sessions, accounts and their roles; oneself (me.py) and others at a desk (desk.py)."""
 
     name = "people"
     app: Any = AppProvider()
@@ -101,7 +93,7 @@ class PeopleService:
         call.app.throttle_start(call.address)
         provider = call.app.provider(call.path["key"])
         browser = browser_of(call) or auth.new_secret()
-        address = handlers.begin_login(
+        address = logins.begin_login(
             call.app.store, provider, call.app.callback(provider.key), browser, call.query["next"], call.now
         )
         return see_other(address, cookie(LOGIN_COOKIE, browser, 2 * rules.LOGIN_MINUTES * 60))
@@ -119,13 +111,13 @@ class PeopleService:
         app.throttle_start(call.address)
         provider, browser = app.provider(call.path["key"]), browser_of(call)
         callback = app.callback(provider.key)
-        returned = handlers.complete_login(app.store, provider, callback, browser, call.query, call.now)
+        returned = logins.complete_login(app.store, provider, callback, browser, call.query, call.now)
         login = app.login(returned.issuer, returned.subject)
         app.throttle_account(login)
         account = app.store.account_by_login(login)
         if account is not None:
-            return logged_in(call, account, provider.key, returned.next)
-        ticket = handlers.begin_registration(app.store, login, provider.key, returned.next, browser, call.now)
+            return logged_in(call, account, provider.key, returned.next, known=True)
+        ticket = logins.begin_registration(app.store, login, provider.key, returned.next, browser, call.now)
         return see_other("/people/register?" + urlencode({"ticket": ticket}))
 
     @endpoint(
@@ -137,7 +129,7 @@ class PeopleService:
         media_type=HTML,
     )
     def get_register(self, call: Call) -> Answer:
-        handlers.registration(call.app.store, call.query["ticket"], browser_of(call), call.now)
+        logins.registration(call.app.store, call.query["ticket"], browser_of(call), call.now)
         return registration_form(call, call.query["ticket"])
 
     @endpoint(
@@ -151,11 +143,11 @@ class PeopleService:
     )
     def post_register(self, call: Call) -> Answer:
         ticket = call.typed.get("ticket", "")
-        step = handlers.registration(call.app.store, ticket, browser_of(call), call.now)
+        step = logins.registration(call.app.store, ticket, browser_of(call), call.now)
         if call.invalid is not None:
             return registration_form(call, ticket, call.invalid.status)
-        account = handlers.register(call.app.store, step, call.body, call.now, call.trace)
-        return logged_in(call, account, step["provider"], step["next"])
+        account = logins.register(call.app.store, step, call.body, call.now, call.trace)
+        return logged_in(call, account, step["provider"], step["next"], known=False)
 
     @endpoint("GET", "/people/logout", "Log out?", answers={200: None}, roles=EVERYBODY, media_type=HTML)
     def get_logout(self, call: Call) -> Answer:
@@ -173,7 +165,7 @@ class PeopleService:
     )
     def post_logout(self, call: Call) -> Answer:
         if call.caller.session:
-            handlers.end_own_session(call.app.store, act(call), call.caller.session)
+            logins.end_own_session(call.app.store, act(call), call.caller.session)
         return see_other("/", cookie(SESSION_COOKIE, "", 0))
 
     @endpoint("GET", TOKEN_PATH, "A token for the login behind the cookie", answers={204: None}, limited=False)
@@ -203,7 +195,7 @@ class PeopleService:
         media_type=HTML,
     )
     def post_session_page(self, call: Call) -> Answer:
-        handlers.end_own_session(call.app.store, act(call), call.path["id"])
+        logins.end_own_session(call.app.store, act(call), call.path["id"])
         return see_other("/people/sessions")
 
     @endpoint(
@@ -217,7 +209,7 @@ class PeopleService:
         media_type=HTML,
     )
     def post_sessions_page(self, call: Call) -> Answer:
-        handlers.end_all_sessions(call.app.store, act(call), call.caller.id, "logout everywhere")
+        logins.end_all_sessions(call.app.store, act(call), call.caller.id, "logout everywhere")
         return see_other("/", cookie(SESSION_COOKIE, "", 0))
 
     @endpoint("GET", f"{BASE}/me", "Who is asking", answers={200: schemas.MeOut}, roles=EVERYBODY)
@@ -245,7 +237,7 @@ class PeopleService:
         roles=EVERYBODY,
     )
     def post_session_revoke(self, call: Call) -> Answer:
-        session = handlers.end_own_session(call.app.store, act(call), call.path["id"])
+        session = logins.end_own_session(call.app.store, act(call), call.path["id"])
         shown = {**session, "current": session["_id"] == call.caller.session}
         return found(schemas.SessionOut().dump(shown), session["rev"])
 
@@ -284,7 +276,7 @@ class PeopleService:
     )
     def post_grants(self, call: Call) -> Answer:
         given = call.body
-        account = handlers.grant_role(
+        account = grants.grant_role(
             call.app.store, act(call), call.path["id"], given["role"], given["scope"], given["reason"]
         )
         return found(schemas.AccountOut().dump(account), account["rev"])
@@ -299,7 +291,7 @@ class PeopleService:
         conflicts=(409,),
     )
     def post_withdraw(self, call: Call) -> Answer:
-        account = handlers.withdraw_role(
+        account = grants.withdraw_role(
             call.app.store, act(call), call.path["id"], call.path["role"], call.body["reason"]
         )
         return found(schemas.AccountOut().dump(account), account["rev"])
@@ -313,8 +305,25 @@ class PeopleService:
         roles=OFFICERS,
     )
     def post_sign_out(self, call: Call) -> Answer:
-        ended = handlers.sign_out(call.app.store, act(call), call.path["id"], call.body["reason"])
+        ended = logins.sign_out(call.app.store, act(call), call.path["id"], call.body["reason"])
         return Answer(schemas.EndedOut().dump({"ended": ended}))
+
+    # What is due, and what others say
+
+    @every(1)
+    def send_notices(self) -> None:
+        app = self.app
+        notices.send_due(app.store, app.phone, app.send, app.clock(), telemetry.continued(None))
+
+    @every(5)
+    def finish_erasures(self) -> None:
+        app = self.app
+        erasure.finish(app.store, app.vault, Act(auth.system("erasure"), app.clock(), telemetry.continued(None)))
+
+    @on(stations.ErasureConfirmedV1)
+    def on_stations_erasure_confirmed(self, event: Event) -> None:
+        trace = telemetry.continued(event.get("traceparent"))
+        erasure.confirmed(self.app.store, Act(auth.system("erasure"), self.app.clock(), trace), event)
 
     @endpoint(
         "GET",
@@ -400,7 +409,7 @@ class PeopleServiceWithDemoIssuer(PeopleService):
 _DESCRIBED: Final = openapi.document(
     "people",
     "E-Station: people (账号与登录)",
-    "Accounts, their logins and roles; nobody's name.",
+    "Accounts, their logins and roles; who people are, and what they are told.",
     openapi.endpoints(PeopleService),
 )
 DOCUMENT: Final = body.dumps(_DESCRIBED)
@@ -410,5 +419,7 @@ def run(settings: Settings) -> None:
     """The process ``service people``."""
     database = connect_documents(settings, ALIAS, "service")
     await_database(database)
-    service = PeopleServiceWithDemoIssuer if settings.demo_issuer else PeopleService
-    run_service(service, People(settings, database))
+    app = People(settings, database)
+    app.vault.replay()  # whom a restored backup brought back is erased again before anybody can ask
+    telemetry.before_scrape(app.observe)
+    run_service(PeopleServiceWithDemoIssuer if settings.demo_issuer else PeopleService, app)

@@ -3,25 +3,41 @@
 What an officer may ask for takes the actor and sees only accounts of the actor's district; a session is its owner's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from services.kernel import audit, outbox
+from services.kernel import audit, inbox, outbox
 from services.kernel.auth import Actor
-from services.kernel.errors import NotFound
-from services.kernel.mongo import Document
-from services.kernel.outbox import Write
+from services.kernel.errors import Conflict, EStationError, NotFound, Stale
+from services.kernel.mongo import Document, transaction
+from services.kernel.outbox import Idempotency, Write
 from services.people import rules
-from services.people.models import DOCUMENTS, Account, Session
+from services.people.models import DOCUMENTS, Account, Child, Erasure, Notice, Person, Session
 
-SOURCES: Final = (outbox.Source("sessions"), outbox.Source("accounts"))
+T = TypeVar("T")
+SOURCES: Final = (
+    outbox.Source("sessions"),
+    outbox.Source("accounts"),
+    outbox.Source("notices"),
+    outbox.Source("erasures"),
+)
 """What the relay reads."""
-AUDITED: Final = (audit.Source("accounts"), audit.Source("sessions"), audit.LOOKS)
+AUDITED: Final = (
+    audit.Source("accounts"),
+    audit.Source("persons"),
+    audit.Source("children"),
+    audit.Source("erasures"),
+    audit.LOOKS,
+    audit.Source("sessions"),
+    audit.Source("notices"),
+)
 """What the sealer reads."""
+_IDEMPOTENT: Final = ("children", "accounts")
 STEPS: Final = "login_steps"
 """What is known of logins under way; gone after ten minutes, or when it was used."""
 
@@ -33,6 +49,9 @@ def ensure_indexes(database: Database[Document]) -> None:
     for source in SOURCES:
         outbox.ensure_index(database[source.collection])
     audit.ensure_indexes(database, AUDITED)
+    inbox.ensure_index(database)
+    for created in _IDEMPOTENT:
+        outbox.ensure_idempotency_index(database[created])
     database[STEPS].create_index([("at", 1)], name="end", expireAfterSeconds=rules.LOGIN_MINUTES * 60)
 
 
@@ -62,8 +81,7 @@ class Store:
 
     def account_by_login(self, login: str) -> Document | None:
         """The account that a provider's account belongs to."""
-        found = Account.objects(logins=login).as_pymongo().first()
-        return dict(found) if found else None
+        return _maybe(Account.objects(logins=login))
 
     def accounts(
         self, actor: Actor, *, limit: int, cursor: str, where: Mapping[str, Any]
@@ -82,13 +100,19 @@ class Store:
                 raise
             return known
 
-    def change_account(self, current: Document, write: Write, **changes: object) -> Document:
+    def change_account(
+        self, current: Document, write: Write, *, session: ClientSession | None = None, **changes: object
+    ) -> Document:
         """Changes an account under its revision.
 
         Raises:
             Stale: somebody else was faster.
         """
-        return outbox.update(self.database["accounts"], current, write, changes=changes)
+        return outbox.update(self.database["accounts"], current, write, changes=changes, session=session)
+
+    def together(self, work: Callable[[ClientSession], T]) -> T:
+        """Writes of several documents, all or none; ``work`` may run several times."""
+        return transaction(self.database, work)
 
     # Sessions
 
@@ -99,13 +123,11 @@ class Store:
 
     def session_by_digest(self, digest: str) -> Document | None:
         """The session of a cookie."""
-        found = Session.objects(digest=digest).as_pymongo().first()
-        return dict(found) if found else None
+        return _maybe(Session.objects(digest=digest))
 
     def session(self, id_: str) -> Document | None:
         """The session that a token names."""
-        found = Session.objects(pk=id_).as_pymongo().first()
-        return dict(found) if found else None
+        return _maybe(Session.objects(pk=id_))
 
     def own_session(self, id_: str, actor: Actor) -> Document:
         """One of the actor's own sessions.
@@ -132,6 +154,159 @@ class Store:
         changes = {"state": rules.REVOKED, "digest": None}
         return outbox.update(self.database["sessions"], current, write, changes=changes)
 
+    # Persons
+
+    def person(self, account: str) -> Document | None:
+        """Who an account is, sealed; None where nobody said."""
+        return _maybe(Person.objects(pk=account))
+
+    def person_seen(self, account: str, actor: Actor) -> Document:
+        """The same for an officer.
+
+        Raises:
+            NotFound: nobody said, or not the actor's to see.
+        """
+        return _first(Person.objects(pk=account, county__in=list(actor.counties)))
+
+    def persons_where(self, found_by: Mapping[str, Any], actor: Actor, limit: int) -> list[Document]:
+        """Persons of the actor's district with an equal value, at most ``limit``."""
+        query = Person.objects(__raw__=dict(found_by), county__in=list(actor.counties))
+        return [dict(one) for one in query.order_by("pk").limit(limit).as_pymongo()]
+
+    def keep_person(self, document: Document, write: Write) -> Document:
+        """Inserts who an account is.
+
+        Raises:
+            Conflict: identity_in_use: another account has this ID number.
+            Stale: somebody else was faster.
+        """
+        try:
+            return outbox.insert(self.database["persons"], document, write)[0]
+        except DuplicateKeyError as error:
+            raise _taken(error) from None
+
+    def change_person(
+        self, current: Document, write: Write, changes: Mapping[str, Any], session: ClientSession | None = None
+    ) -> Document:
+        """Changes who an account is.
+
+        Raises:
+            Conflict: identity_in_use.
+            Stale: somebody else was faster.
+        """
+        try:
+            return outbox.update(self.database["persons"], current, write, changes=changes, session=session)
+        except DuplicateKeyError as error:
+            raise _taken(error) from None
+
+    def children(self, account: str) -> list[Document]:
+        """The children in an account, oldest entry first; those taken out are not among them."""
+        return [dict(one) for one in Child.objects(account=account, name__ne=None).order_by("pk").as_pymongo()]
+
+    def own_child(self, id_: str, actor: Actor) -> Document:
+        """A child of the actor.
+
+        Raises:
+            NotFound: not there, or somebody else's.
+        """
+        return _first(Child.objects(pk=id_, account=actor.id, name__ne=None))
+
+    def keep_child(self, document: Document, write: Write, idempotency: Idempotency | None) -> tuple[Document, bool]:
+        """Inserts a child; and whether it is new.
+
+        Raises:
+            Conflict: child_known: this account has the child already.
+        """
+        try:
+            return outbox.insert(self.database["children"], document, write, idempotency=idempotency)
+        except DuplicateKeyError:
+            raise Conflict("child_known") from None
+
+    def change_child(self, current: Document, write: Write, changes: Mapping[str, Any]) -> Document:
+        """Changes a child.
+
+        Raises:
+            Stale: somebody else was faster.
+        """
+        return outbox.update(self.database["children"], current, write, changes=changes)
+
+    # Erasure
+
+    def erasure(self, account: str) -> Document | None:
+        """The erasure of an account."""
+        return _maybe(Erasure.objects(pk=account))
+
+    def begin_erasure(self, document: Document, write: Write) -> Document:
+        """Inserts an erasure; asked for before, that one."""
+        try:
+            return outbox.insert(self.database["erasures"], document, write)[0]
+        except DuplicateKeyError:
+            return _first(Erasure.objects(pk=document["_id"]))
+
+    def change_erasure(self, current: Document, write: Write, **changes: object) -> Document:
+        """Changes an erasure.
+
+        Raises:
+            Stale: somebody else was faster.
+        """
+        return outbox.update(self.database["erasures"], current, write, changes=changes)
+
+    def open_erasures(self, limit: int) -> list[Document]:
+        """Erasures that not everybody has confirmed, the most urgent first."""
+        return [dict(one) for one in Erasure.objects(state=rules.REQUESTED).order_by("due").limit(limit).as_pymongo()]
+
+    def overdue_erasures(self, today: str) -> int:
+        """Erasures that should have been confirmed before today."""
+        return int(Erasure.objects(state=rules.REQUESTED, due__lt=today).count())
+
+    def forget_notices(self, account: str) -> int:
+        """Takes the words' parameters out of somebody's notices, and what still waits to be sent; how many."""
+        changes: Document = {"params": {}, "sms": None}
+        found = {"account": account, "$or": [{"params": {"$ne": {}}}, {"sms": {"$ne": None}}]}
+        return self.database["notices"].update_many(found, {"$set": changes, "$inc": {"rev": 1}}).modified_count
+
+    # Notices
+
+    def keep_notice(self, document: Document, write: Write, session: ClientSession | None = None) -> None:
+        """Inserts a notice."""
+        outbox.insert(self.database["notices"], document, write, session=session)
+
+    def notices(self, account: str, limit: int, cursor: str) -> tuple[list[Document], str | None]:
+        """Somebody's notices, the newest first, and the next cursor."""
+        query = Notice.objects(account=account)
+        if cursor:
+            query = query.filter(pk__lt=cursor)
+        rows = [dict(row) for row in query.order_by("-pk").limit(limit + 1).as_pymongo()]
+        return rows[:limit], rows[limit - 1]["_id"] if len(rows) > limit else None
+
+    def unread(self, account: str) -> int:
+        """How many notices somebody has not read."""
+        return int(Notice.objects(account=account, read_at=None).count())
+
+    def read_notices(self, account: str, at: datetime) -> int:
+        """Notes that somebody has seen all notices so far; no audit row: reading is no act upon anything."""
+        found = {"account": account, "read_at": None, "at": {"$lte": at}}
+        return self.database["notices"].update_many(found, {"$set": {"read_at": at}}).modified_count
+
+    def notices_of_district(
+        self, actor: Actor, *, limit: int, cursor: str, where: Mapping[str, Any]
+    ) -> tuple[list[Document], str | None]:
+        """Notices to people of the actor's district in id order."""
+        return _page(Notice.objects(county__in=list(actor.counties), **where), limit, cursor)
+
+    def due_notices(self, now: datetime, limit: int) -> list[Document]:
+        """Notices whose text message is due, oldest first."""
+        query = Notice.objects(__raw__={"sms.state": rules.WAITING, "sms.due": {"$lte": now}})
+        return [dict(one) for one in query.order_by("sms.due").limit(limit).as_pymongo()]
+
+    def change_notice(self, current: Document, write: Write, **changes: object) -> Document:
+        """Changes a notice.
+
+        Raises:
+            Stale: somebody else was faster.
+        """
+        return outbox.update(self.database["notices"], current, write, changes=changes)
+
     # Logins under way
 
     def begin_step(self, key: str, kind: str, browser: str, at: datetime, **known: object) -> None:
@@ -150,6 +325,16 @@ class Store:
 
 def _step(key: str, kind: str, browser: str, since: datetime) -> Document:
     return {"_id": key, "kind": kind, "browser": browser, "at": {"$gte": since}}
+
+
+def _taken(error: DuplicateKeyError) -> EStationError:
+    """Another account's ID number, or the same document written by another request at the same moment."""
+    return Conflict("identity_in_use") if "ref" in (error.details or {}).get("keyPattern", {}) else Stale()
+
+
+def _maybe(query: Any) -> Document | None:
+    found = query.as_pymongo().first()
+    return None if found is None else dict(found)
 
 
 def _first(query: Any) -> Document:

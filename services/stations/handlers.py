@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from marshmallow import ValidationError
 
+from contracts.codes import Held
 from contracts.events.stations import (
     CheckinApprovedV1,
     CheckinVoidedV1,
@@ -24,6 +25,7 @@ from contracts.events.stations import (
 from services.kernel import audit, auth, clock, ids
 from services.kernel.act import Act
 from services.kernel.errors import Conflict, FieldError, Invalid, NotFound, PreconditionFailed, Stale, field_errors
+from services.kernel.forgetting import Forgotten
 from services.kernel.mongo import Document
 from services.kernel.outbox import Emit, Idempotency, settle
 from services.stations import rules
@@ -558,3 +560,11 @@ def _version(current: Document, rev: int) -> Document:
     if current["rev"] != rev:
         raise PreconditionFailed
     return current
+
+
+# Erasure
+
+
+def forget_person(_account: str, _refs: Sequence[str]) -> Forgotten:
+    """Stations keeps nothing of a person but, in audit rows, the number of who acted, which names nobody."""
+    return Forgotten(0, [Held.AUDIT_TRAIL])

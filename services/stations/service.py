@@ -4,8 +4,9 @@ from typing import Any, Final
 
 from contracts.codes import Facility
 from contracts.envelope import Event
-from contracts.events.people import SessionRevokedV1
-from services.kernel import body, clock, openapi, sessions, telemetry, web
+from contracts.events.people import SessionRevokedV1, SubjectErasedV1
+from contracts.events.stations import ErasureConfirmedV1
+from services.kernel import body, clock, forgetting, openapi, sessions, telemetry, web
 from services.kernel.act import Act
 from services.kernel.consumer import on
 from services.kernel.fields import Out, page_of
@@ -429,6 +430,10 @@ class StationsService:
     @on(SessionRevokedV1)
     def on_session_revoked(self, event: Event) -> None:
         sessions.note(self.app.database, event["data"]["session"], self.app.clock())
+
+    @on(SubjectErasedV1)
+    def on_subject_erased(self, event: Event) -> None:
+        forgetting.confirm(self.app.database, event, ErasureConfirmedV1, handlers.forget_person, self.app.clock())
 
     @endpoint("GET", f"{BASE}/openapi.json", "This document", answers={200: None}, limited=False)
     def get_openapi(self, call: Call) -> Answer:

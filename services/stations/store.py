@@ -13,7 +13,7 @@ from pymongo.database import Database
 from contracts import envelope
 from contracts.envelope import Event
 from contracts.events.stations import CheckinQuarantinedV1, CheckinRecordedV1
-from services.kernel import audit, clock, outbox, sessions
+from services.kernel import audit, clock, forgetting, outbox, sessions
 from services.kernel.auth import Actor
 from services.kernel.errors import FieldError, Invalid, NotFound
 from services.kernel.mongo import Document, GroupCommit
@@ -59,6 +59,7 @@ SOURCES: Final = (
     outbox.Source("stations"),
     outbox.Source("devices"),
     outbox.Source("faults"),
+    forgetting.SOURCE,
 )
 """What the relay reads, busiest first."""
 
@@ -67,6 +68,7 @@ AUDITED: Final = (
     audit.Source("devices"),
     audit.Source("faults"),
     audit.Source("supplies"),
+    forgetting.AUDITED,
     audit.LOOKS,
     audit.Source("checkins", own=True),
 )

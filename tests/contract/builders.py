@@ -71,6 +71,11 @@ DATA: Final[dict[str, dict[str, Any]]] = {
     "stations.heartbeat_missed.v1": {"day": DAY, "station": uid("station"), "silent_seconds": 5400},
     "people.person_registered.v1": {"day": DAY, "by": "self"},
     "people.session_revoked.v1": {"day": DAY, "session": uid("session")},
+    "people.subject_erased.v1": {"day": DAY, "due": "2025-07-31", "refs": ["3f" * 32]},
+    "people.erasure_completed.v1": {"day": DAY},
+    "people.notice_dispatched.v1": {"day": DAY, "channel": "sms", "about": uid("offer")},
+    "people.notice_failed.v1": {"day": DAY, "channel": "sms", "reason": "no_address", "about": uid("offer")},
+    "stations.erasure_confirmed.v1": {"day": DAY, "documents": 2, "held": ["audit_trail"]},
 }
 
 

@@ -14,7 +14,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route
 from urllib3 import HTTPHeaderDict, PoolManager
 
-from services.people.service import SESSION_COOKIE, TOKEN_PATH
+from services.people.entry import SESSION_COOKIE
+from services.people.service import TOKEN_PATH
 from tests.e2e.browsing import PHONE, chromium, needs_chromium
 from tests.e2e.conftest import System
 from tests.parts import World, free_port, listens, until

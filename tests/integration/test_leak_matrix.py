@@ -7,7 +7,8 @@ operations come from the services' OpenAPI documents: one that the oracle does n
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from datetime import date
+from itertools import count, product
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -16,15 +17,17 @@ from uuid import uuid4
 import pytest
 from urllib3 import PoolManager
 
-from services.kernel import clock, mongo
+from services.kernel import clock, mongo, telemetry
 from services.metrics import store as metrics_store
+from services.people.handlers import notices
+from tests.builders import id_number
 from tests.integration.stations_api import UNLIMITED, Stations, ago, row
 from tests.parts import Process, World
 from tests.people import People
 
 HERE, ELSEWHERE, CITY = "370902", "370982", "370900"
-PUBLIC, NOTHING, ITEM, LIST, OWN = "public", "nothing", "item", "list", "own"
-"""What an operation is about: anyone's, nothing of a district, one thing of one, a list of one, one's own."""
+PUBLIC, NOTHING, ITEM, LIST, OWN, LAST = "public", "nothing", "item", "list", "own", "last"
+"""What an operation is about: anyone's, nothing of a district, one thing of one, a list of one, one's own, oneself."""
 NOBODY, DEVICE, IMPOSTOR = "nobody", "device", "impostor"
 """Without a credential; with a device's key; with a token that says ``device`` and ``system``."""
 PEOPLE: Final = (
@@ -36,7 +39,11 @@ OFFICERS = "county_officer city_officer"
 READERS = "county_officer city_officer unit_officer station_staff ops"
 STAFF = "county_officer city_officer station_staff"
 UNITS = "county_officer city_officer unit_officer"
+COUNTER = UNITS + " station_staff"
 EVERYBODY = " ".join(PEOPLE)
+NAME: Final = "王小明"
+BORN: Final = date(2018, 6, 1)
+_numbers = count()
 
 ORACLE: Final[Mapping[str, tuple[str, str]]] = {
     "get_stations_openapi_json": (PUBLIC, ""),
@@ -85,6 +92,23 @@ ORACLE: Final[Mapping[str, tuple[str, str]]] = {
     "post_people_accounts_id_grants": (ITEM, UNITS),
     "post_people_accounts_id_grants_role_withdraw": (ITEM, UNITS),
     "post_people_accounts_id_sign_out": (ITEM, UNITS),
+    "get_people_me_person": (NOTHING, EVERYBODY),
+    "put_people_me_person": (NOTHING, EVERYBODY),
+    "post_people_me_consents_purpose": (NOTHING, EVERYBODY),
+    "post_people_me_consents_purpose_withdraw": (NOTHING, EVERYBODY),
+    "get_people_children": (OWN, EVERYBODY),
+    "post_people_children": (NOTHING, EVERYBODY),
+    "delete_people_children_id": (OWN, EVERYBODY),
+    "get_people_me_notices": (NOTHING, EVERYBODY),
+    "post_people_me_notices_read": (NOTHING, EVERYBODY),
+    "get_people_me_export": (OWN, EVERYBODY),
+    "delete_people_me": (LAST, EVERYBODY),
+    "get_people_erasures_id": (PUBLIC, ""),
+    "post_people_persons_find": (LIST, COUNTER),
+    "get_people_persons_id": (ITEM, COUNTER),
+    "post_people_persons_id_reveal": (ITEM, UNITS),
+    "post_people_persons_id_verify": (ITEM, COUNTER),
+    "get_people_notices": (LIST, UNITS),
 }
 REFUSED: Final = {404, 422}
 """What somebody gets who names a thing of another district: it is not there, or cannot be made there."""
@@ -111,6 +135,8 @@ class Place:
         kiosk.api.checkins(waiting, counted)
         stock = {"station": kiosk.station, "item": "水", "quantity": 1, "unit": "箱"}
         self.county: str = county
+        self.erased: str = people.account(county)
+        people.erase(self.erased)
         self.key: str = kiosk.key
         self.station: str = kiosk.station
         self.device: str = kiosk.id
@@ -120,6 +146,8 @@ class Place:
         self.supply: str = stations.officer.post("/supplies", stock).json["id"]
         self.account: str = people.account(county)
         self.volunteer: str = people.account(county, ("volunteer", county))
+        people.identify(self.account, NAME, id_number(next(_numbers)))
+        notices.tell(people.store, people.store.own_account(self.account), "welcome", clock.now(), NO_TRACE)
 
     @property
     def marks(self) -> set[str]:
@@ -127,7 +155,13 @@ class Place:
         return {self.station, self.device, self.waiting, self.fault, self.supply, self.account, self.volunteer}
 
 
+def whoever(born: date = date(1991, 1, 1)) -> dict[str, Any]:
+    """Somebody whom nobody was before."""
+    return {"name": NAME, "id_number": id_number(next(_numbers), born), "consent": True}
+
+
 REASON = {"reason": "as planned"}
+NO_TRACE: Final = telemetry.continued(None)
 TODAY = clock.day(clock.now())
 REQUESTS: Final[Mapping[str, Callable[[Place], Request]]] = {
     "post_stations_stations": lambda at: Request(
@@ -174,6 +208,15 @@ REQUESTS: Final[Mapping[str, Callable[[Place], Request]]] = {
         {"id": at.volunteer, "role": "volunteer"}, body=REASON
     ),
     "post_people_accounts_id_sign_out": lambda at: Request({"id": at.account}, body=REASON),
+    "put_people_me_person": lambda _at: Request(body={**whoever(), "phone": "13805480002"}),
+    "post_people_me_consents_purpose": lambda _at: Request({"purpose": "sms"}),
+    "post_people_me_consents_purpose_withdraw": lambda _at: Request({"purpose": "sms"}),
+    "post_people_children": lambda _at: Request(body=whoever(BORN)),
+    "get_people_erasures_id": lambda at: Request({"id": at.erased}),
+    "post_people_persons_find": lambda _at: Request(body={"name": NAME}),
+    "get_people_persons_id": lambda at: Request({"id": at.account}),
+    "post_people_persons_id_reveal": lambda at: Request({"id": at.account}, body=REASON),
+    "post_people_persons_id_verify": lambda at: Request({"id": at.account}, body=REASON),
 }
 """Requests that succeed for who may; operations that need nothing are left out."""
 
@@ -229,16 +272,22 @@ class Site:
         self._pool = PoolManager(maxsize=8)
         self.operations = [one for name, origin in origins.items() for one in self._operations(name, origin)]
         self.own, self.other = Place(self, HERE), Place(self, ELSEWHERE)
+        self.own_things: dict[str, Callable[[str], str]] = {
+            "sessions": people.session,
+            "me": people.session,
+            "children": lambda account: people.child(account, "王小妹", id_number(next(_numbers), BORN)),
+        }
         self.callers = [
             Caller(NOBODY, ""),
             Caller(DEVICE, self.own.key),
             Caller(IMPOSTOR, world.token(str(uuid4()), ("device", "system"), CITY)),
-            *(self._person(role) for role in PEOPLE),
+            *(self.person(role) for role in PEOPLE),
         ]
 
-    def _person(self, role: str) -> Caller:
+    def person(self, role: str) -> Caller:
         scope = CITY if role in OF_THE_CITY else "" if role in {"worker", "parent"} else HERE
         account = self.people.account(HERE)
+        self.people.identify(account, "李大海", id_number(next(_numbers)))
         return Caller(role, self.world.token(account, (role,), scope), account)
 
     def _operations(self, name: str, origin: str) -> Iterator[Operation]:
@@ -299,6 +348,9 @@ class Matrix:
         if kind == OWN:
             self._own(operation, caller)
             return
+        if kind == LAST:  # somebody who is not needed any more
+            self._expect(operation, site.person(caller.role), site.own, "oneself", {202})
+            return
         used = operation.changes and kind == ITEM and caller.role != DEVICE
         self._expect(operation, caller, Place(site, HERE) if used else site.own, "own district", {200, 201, 204})
         if kind == ITEM and caller.role != DEVICE:
@@ -308,10 +360,10 @@ class Matrix:
             self._list(operation, caller, city=city)
 
     def _own(self, operation: Operation, caller: Caller) -> None:
-        people = self.site.people
-        mine, others = people.session(caller.account), people.session(self.site.own.account)
+        make = self.site.own_things[operation.path.split("/")[4]]
+        mine, others = make(caller.account), make(self.site.person(caller.role).account)
         if "{id}" in operation.path:
-            self._expect(operation, caller, self.site.own, "one's own", {200}, request=Request({"id": mine}))
+            self._expect(operation, caller, self.site.own, "one's own", {200, 204}, request=Request({"id": mine}))
             self._expect(operation, caller, self.site.own, "somebody else's", {404}, request=Request({"id": others}))
             return
         body = self._expect(operation, caller, self.site.own, "one's own", {200}, request=Request())
@@ -323,7 +375,8 @@ class Matrix:
     def _list(self, operation: Operation, caller: Caller, *, city: bool) -> None:
         request = self._request(operation, self.site.own)
         self.calls += 1
-        _status, body = self.site.call(operation, caller, Request(query={**request.query, **_whole(operation)}))
+        whole = Request(query={**request.query, **_whole(operation)}, body=request.body)
+        _status, body = self.site.call(operation, caller, whole)
         own, other = (place.marks | {place.county} for place in (self.site.own, self.site.other))
         if not any(mark in body for mark in own):
             self._find(operation, caller, "own district", "lacks what lies there")
@@ -365,7 +418,7 @@ class Matrix:
 
 
 def _whole(operation: Operation) -> dict[str, str]:
-    return {} if operation.id == "get_stations_counts" else {"limit": "200"}
+    return {} if operation.id in {"get_stations_counts", "post_people_persons_find"} else {"limit": "200"}
 
 
 @pytest.fixture(scope="module")

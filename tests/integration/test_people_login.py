@@ -19,7 +19,8 @@ from services.kernel import auth, clock, masterkeys
 from services.kernel.settings import Settings
 from services.people import app, rules, tokens
 from services.people.demo import NEWCOMER
-from services.people.service import LOGIN_COOKIE, SESSION_COOKIE, TOKEN_PATH
+from services.people.entry import SESSION_COOKIE
+from services.people.service import LOGIN_COOKIE, TOKEN_PATH
 from tests.parts import World, until
 from tests.people import API, Browser, People
 
@@ -432,7 +433,9 @@ def test_a_cookie_that_is_not_known_is_nobody(people: People) -> None:
 
 
 def test_production_has_no_demo_issuer_and_no_demo_keys(world: World, tmp_path: Path) -> None:
-    masterkeys.create_key_file(tmp_path / "keys.json", demo=False, federation=True)
+    masterkeys.create_key_file(tmp_path / "keys/people.json", demo=False, federation=True)
+    (tmp_path / "erasures").mkdir()
+    (tmp_path / "erasures/people.jsonl").touch()
     signing = tmp_path / "signing.json"
     key = tokens.new_key()
     signing.write_text(json.dumps({"current": key["kid"], "keys": [key]}))
@@ -445,7 +448,8 @@ def test_production_has_no_demo_issuer_and_no_demo_keys(world: World, tmp_path: 
         "ESTATION_ORIGIN": "https://e.example",
         "ESTATION_JWKS": str(tmp_path / "jwks.json"),
         "ESTATION_SIGNING_KEYS": str(signing),
-        "ESTATION_KEYS": str(tmp_path / "keys.json"),
+        "ESTATION_KEYS": str(tmp_path / "keys"),
+        "ESTATION_ERASURES": str(tmp_path / "erasures"),
     }
     for wrong, named in (
         ({"ESTATION_DEMO_ISSUER": "on"}, "ESTATION_DEMO_ISSUER"),

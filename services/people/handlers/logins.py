@@ -1,17 +1,16 @@
-"""Use cases of the people service: load, decide, write, emit. One function each."""
+"""Logging in, the first time and again, and the sessions that come of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from contracts import roles
 from contracts.codes import Enrolment
 from contracts.events.people import PersonRegisteredV1, SessionRevokedV1
 from services.kernel import auth, ids
 from services.kernel.act import Act
 from services.kernel.auth import Actor
-from services.kernel.errors import BadRequest, Conflict, FieldError, Forbidden, Gone, Invalid, Stale
+from services.kernel.errors import BadRequest, Forbidden, Gone, Stale
 from services.kernel.mongo import Document
 from services.kernel.outbox import Emit, settle
 from services.people import rules
@@ -27,9 +26,6 @@ def as_owner(account: Document, now: datetime, trace: str) -> Act:
     """What somebody does who has just proven to be the owner of an account."""
     held = frozenset(rules.held(account))
     return Act(Actor(account["_id"], "person", held, rules.scope(account)), now, trace)
-
-
-# Logging in
 
 
 def begin_login(store: Store, provider: Provider, callback: str, browser: str, asked: str, now: datetime) -> str:
@@ -194,85 +190,3 @@ def _end(store: Store, act: Act, session: Document, reason: str) -> Document:
         "session.revoke", emit, reason=reason, before={"state": rules.OPEN}, after={"state": rules.REVOKED}
     )
     return store.end_session(session, write)
-
-
-# Roles
-
-
-def grant_role(store: Store, act: Act, id_: str, role: str, scope: str, reason: str) -> Document:
-    """Makes somebody of the officer's district something.
-
-    Raises:
-        NotFound: no account of the officer's district.
-        Forbidden: to oneself, or beyond what the officer may grant.
-        Conflict: already_granted; other_district: all roles of a person are held over one.
-    """
-    if scope not in roles.ROLES[roles.Role(role)].over:
-        raise Invalid([FieldError("scope", "not_for_this_role")])
-
-    def attempt() -> Document:
-        account = store.account(id_, act.actor)
-        _refuse(act, account, role, scope)
-        return _grant(store, act, account, role, scope, reason)
-
-    return settle(attempt)
-
-
-def appoint(store: Store, act: Act, id_: str, role: str, scope: str, reason: str) -> Document:
-    """Makes somebody something on an operator's word: the first officers, whom nobody could grant anything yet.
-
-    Raises:
-        NotFound: no such account.
-        Invalid: not_for_this_role.
-        Conflict: already_granted; other_district.
-    """
-    if scope not in roles.ROLES[roles.Role(role)].over:
-        raise Invalid([FieldError("scope", "not_for_this_role")])
-    return settle(lambda: _grant(store, act, store.own_account(id_), role, scope, reason))
-
-
-def _grant(store: Store, act: Act, account: Document, role: str, scope: str, reason: str) -> Document:
-    problem = rules.decide_grant(account, role, scope)
-    if problem is not None:
-        raise Conflict(problem)
-    grants = [*account["grants"], {"role": role, "scope": scope, "since": act.now}]
-    return _regrant(store, act, account, "account.grant", grants, reason)
-
-
-def withdraw_role(store: Store, act: Act, id_: str, role: str, reason: str) -> Document:
-    """Ends what somebody was granted; tokens say so within five minutes and half.
-
-    Raises:
-        NotFound: no account of the officer's district.
-        Forbidden: one's own, or beyond what the officer may grant.
-        Conflict: not_granted.
-    """
-
-    def attempt() -> Document:
-        account = store.account(id_, act.actor)
-        held = next((grant for grant in account["grants"] if grant["role"] == role), None)
-        if held is None:
-            raise Conflict("not_granted")
-        _refuse(act, account, role, held["scope"])
-        grants = [grant for grant in account["grants"] if grant["role"] != role]
-        return _regrant(store, act, account, "account.withdraw", grants, reason)
-
-    return settle(attempt)
-
-
-def _refuse(act: Act, account: Document, role: str, scope: str) -> None:
-    if account["_id"] == act.actor.id:
-        raise Forbidden("not_to_oneself")
-    if not roles.may_grant(act.actor.roles, act.actor.scope, role, scope):
-        raise Forbidden
-
-
-def _regrant(
-    store: Store, act: Act, account: Document, action: str, grants: list[dict[str, Any]], reason: str
-) -> Document:
-    write = act.write(action, reason=reason, before=_held(account["grants"]), after=_held(grants))
-    return store.change_account(account, write, grants=grants)
-
-
-def _held(grants: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"grants": [f"{grant['role']} {grant['scope']}" for grant in grants]}

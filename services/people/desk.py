@@ -1,0 +1,127 @@
+"""What officers and staff at a counter do with others' data: find, look, verify, and see who was told what."""
+
+from typing import Any, Final
+
+from contracts.roles import OFFICERS, Role
+from services.kernel import web
+from services.kernel.fields import page_of
+from services.kernel.http import HTML, Answer, Call, endpoint
+from services.people import schemas
+from services.people.entry import BASE, ID, act, see_other
+from services.people.handlers import persons
+from services.people.me import person_view
+
+COUNTER: Final = OFFICERS | {str(Role.STATION_STAFF)}
+"""Who may find people that stand before them."""
+DESK_PAGE: Final = "/people/desk"
+
+
+def desk(call: Call, status: int = 200, found: list[dict[str, Any]] | None = None) -> Answer:
+    """The search, and what it found."""
+    return web.page(call, "desk.html", status=status, form=web.form(call, call.typed, call.invalid), found=found)
+
+
+class Desk:
+    """Entry points of a desk."""
+
+    app: Any
+
+    @endpoint(
+        "POST",
+        f"{BASE}/persons/find",
+        "Find people of your district by exactly one ID number, phone or name; masked, and noted",
+        body=schemas.FindIn,
+        answers={200: schemas.PersonsOut},
+        roles=COUNTER,
+    )
+    def post_find(self, call: Call) -> Answer:
+        found = persons.find(call.app.store, call.app.vault, act(call), call.body)
+        return Answer(schemas.PersonsOut().dump({"items": map(person_view, found)}))
+
+    @endpoint(
+        "GET",
+        f"{BASE}/persons/{ID}",
+        "A person of your district, masked, and noted",
+        answers={200: schemas.PersonOut},
+        roles=COUNTER,
+    )
+    def get_one_person(self, call: Call) -> Answer:
+        person = persons.look(call.app.store, call.app.vault, act(call), call.path["id"])
+        return Answer(schemas.PersonOut().dump(person_view(person)))
+
+    @endpoint(
+        "POST",
+        f"{BASE}/persons/{ID}/reveal",
+        "The same in full, with the reason noted; the person is told",
+        body=schemas.ReasonIn,
+        answers={200: schemas.PersonOut},
+        roles=OFFICERS,
+    )
+    def post_reveal(self, call: Call) -> Answer:
+        person = persons.reveal(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
+        return Answer(schemas.PersonOut().dump(person_view(person)))
+
+    @endpoint(
+        "POST",
+        f"{BASE}/persons/{ID}/verify",
+        "Somebody has shown you the card",
+        body=schemas.ReasonIn,
+        answers={200: schemas.PersonOut},
+        roles=COUNTER,
+        conflicts=(409,),
+    )
+    def post_verify(self, call: Call) -> Answer:
+        person = persons.verify(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
+        return Answer(schemas.PersonOut().dump(person_view(person)))
+
+    @endpoint(
+        "GET",
+        f"{BASE}/notices",
+        "What people of your district were told, and whether it reached them",
+        query=schemas.NoticeFilter,
+        answers={200: page_of(schemas.DeliveryOut)},
+        roles=OFFICERS,
+    )
+    def get_deliveries(self, call: Call) -> Answer:
+        named = {"account": "account", "state": "sms__state"}
+        where = {field: call.query[name] for name, field in named.items() if name in call.query}
+        rows, following = call.app.store.notices_of_district(
+            call.caller, limit=call.query["limit"], cursor=call.query["cursor"], where=where
+        )
+        return Answer({"items": schemas.DeliveryOut(many=True).dump(rows), "next": following})
+
+    @endpoint("GET", DESK_PAGE, "Find somebody", answers={200: None}, roles=COUNTER, media_type=HTML)
+    def get_desk_page(self, call: Call) -> Answer:
+        return desk(call)
+
+    @endpoint(
+        "POST",
+        DESK_PAGE,
+        "Find somebody",
+        body=schemas.FindForm,
+        form=True,
+        answers={200: None},
+        roles=COUNTER,
+        media_type=HTML,
+    )
+    def post_desk_page(self, call: Call) -> Answer:
+        if call.invalid is not None:
+            return desk(call, call.invalid.status)
+        return desk(call, found=persons.find(call.app.store, call.app.vault, act(call), call.body))
+
+    @endpoint(
+        "POST",
+        f"{DESK_PAGE}/{ID}/verify",
+        "Somebody has shown you the card",
+        body=schemas.ReasonForm,
+        form=True,
+        answers={303: None},
+        roles=COUNTER,
+        conflicts=(409,),
+        media_type=HTML,
+    )
+    def post_verify_page(self, call: Call) -> Answer:
+        if call.invalid is not None:
+            return desk(call, call.invalid.status)
+        persons.verify(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
+        return see_other(DESK_PAGE)

@@ -1,0 +1,1 @@
+"""Use cases of the people service, by noun: load, decide, write, emit. One function each."""

@@ -1,0 +1,142 @@
+"""Ending somebody's data for good: here at once, in every other service by events, and again after a restore."""
+
+from datetime import timedelta
+from typing import Final
+
+from contracts.catalogue import ERASERS
+from contracts.codes import Held
+from contracts.envelope import Event
+from contracts.events.people import ErasureCompletedV1, SubjectErasedV1
+from services.kernel import auth, clock
+from services.kernel.act import Act
+from services.kernel.errors import Conflict, NotFound
+from services.kernel.mongo import Document
+from services.kernel.outbox import Emit, settle
+from services.people import rules
+from services.people.handlers import logins
+from services.people.store import Store
+from services.people.vault import Vault
+
+BATCH: Final = 50
+_ERASER: Final = auth.system("erasure")
+
+
+def erase(store: Store, vault: Vault, act: Act) -> Document:
+    """Erases the actor's account; asked for before, what became of it.
+
+    The first write decides it and tells the other services; what dies after that is finished by :func:`finish`.
+    """
+    account = store.own_account(act.actor.id)
+    known = store.erasure(account["_id"])
+    if known is None:
+        person = store.person(account["_id"])
+        refs = [one["ref"] for one in (person or {}, *store.children(account["_id"])) if one.get("ref")]
+        due = clock.day(act.now + timedelta(days=rules.ERASURE_DAYS))
+        document = {
+            "_id": account["_id"],
+            "county": account["county"],
+            "state": rules.REQUESTED,
+            "requested_at": act.now,
+            "due": due,
+            "here": False,
+            "waits": list(ERASERS),
+            "held": [str(Held.AUDIT_TRAIL)],
+            "documents": 0,
+        }
+        emit = Emit(SubjectErasedV1, {"day": act.today, "due": due, "refs": sorted(set(refs))})
+        write = act.write("person.erase", emit, reason="by the person", after={"state": rules.REQUESTED, "due": due})
+        known = store.begin_erasure(document, write)
+    return _here(store, vault, Act(_ERASER, act.now, act.trace), known)
+
+
+def finish(store: Store, vault: Vault, act: Act) -> int:
+    """Does what a process that died left undone; how many erasures that were."""
+    found = [one for one in store.open_erasures(BATCH) if not one["here"]]
+    for one in found:
+        _here(store, vault, act, one)
+    return len(found)
+
+
+def _here(store: Store, vault: Vault, act: Act, erasure: Document) -> Document:
+    """Erases what this service holds; each step may be done again."""
+    account = erasure["_id"]
+    logins.end_all_sessions(store, act, account, "erased")
+    documents = vault.shred(account) + store.forget_notices(account)
+
+    def emptied() -> None:
+        current = store.own_account(account)
+        if current["logins"] or current["grants"]:
+            write = act.write("account.erase", before={"grants": len(current["grants"])}, after={"grants": 0})
+            store.change_account(current, write, logins=[], grants=[], declared=[])
+
+    settle(emptied)
+
+    def noted() -> Document:
+        current = store.erasure(account) or erasure
+        if current["here"]:
+            return current
+        write = act.write("person.forget", after={"documents": documents})
+        return store.change_erasure(current, write, here=True, documents=current["documents"] + documents)
+
+    return _completed(store, act, settle(noted))
+
+
+def confirmed(store: Store, act: Act, event: Event) -> None:
+    """Notes that a service has erased what it held; with the last one the account is gone.
+
+    Raises:
+        NotFound: nobody asked for it (a database older than the event: it is tried again, then parked).
+    """
+    service = event["type"].split(".", 1)[0]
+
+    def noted() -> Document:
+        current = store.erasure(event["subject"])
+        if current is None:
+            raise NotFound
+        if service not in current["waits"]:
+            return current
+        data = event["data"]
+        write = act.write("person.forget", reason=service, before={"waits": current["waits"]}, after={"waits": []})
+        return store.change_erasure(
+            current,
+            write,
+            waits=[one for one in current["waits"] if one != service],
+            held=sorted({*current["held"], *data["held"]}),
+            documents=current["documents"] + data["documents"],
+        )
+
+    _completed(store, act, settle(noted))
+
+
+def _completed(store: Store, act: Act, erasure: Document) -> Document:
+    def attempt() -> Document:
+        current = store.erasure(erasure["_id"]) or erasure
+        if current["waits"] or not current["here"] or current["state"] == rules.COMPLETED:
+            return current
+        emit = Emit(ErasureCompletedV1, {"day": act.today})
+        write = act.write("person.erased", emit, before={"state": rules.REQUESTED}, after={"state": rules.COMPLETED})
+        return store.change_erasure(current, write, state=rules.COMPLETED)
+
+    return settle(attempt)
+
+
+def receipt(store: Store, account: str) -> Document:
+    """What became of an erasure, for whoever knows the account's number.
+
+    Raises:
+        NotFound: nobody asked for it.
+    """
+    found = store.erasure(account)
+    if found is None:
+        raise NotFound
+    return found
+
+
+def refuse_erased(store: Store, account: str) -> None:
+    """Lets nothing new be kept of somebody who is being erased.
+
+    Raises:
+        Conflict: person_erased.
+    """
+    if store.erasure(account) is not None:
+        raise Conflict("person_erased")
