@@ -8,6 +8,8 @@ from deploy.commands.appoint import appoint
 from deploy.commands.audit import audit
 from deploy.commands.device import device
 from deploy.commands.dlq import dlq
+from deploy.commands.erasures import erasures
+from deploy.commands.keys import keys
 from deploy.commands.migrate import migrate
 from deploy.commands.rebuild import rebuild
 from deploy.commands.seed import seed
@@ -27,7 +29,20 @@ def main(context: click.Context) -> None:
         system.fill(os.environ)
 
 
-for command in (*LAUNCHER.values(), migrate, seed, simulate, token, device, dlq, rebuild, audit, appoint):
+for command in (
+    *LAUNCHER.values(),
+    migrate,
+    seed,
+    simulate,
+    token,
+    device,
+    dlq,
+    rebuild,
+    audit,
+    appoint,
+    keys,
+    erasures,
+):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ import mongoengine
 from pymongo.database import Database
 from urllib3 import HTTPHeaderDict, PoolManager
 
+from contracts.events.people import PersonRegisteredV1
 from services.kernel import clock, ids, masterkeys, mongo, settings, telemetry
 from services.kernel.act import Act
 from services.kernel.auth import Actor, digest, new_secret
 from services.kernel.mongo import Document
+from services.kernel.outbox import Emit
 from services.people import rules, store, vault
 from services.people.entry import SESSION_COOKIE
 from services.people.handlers import erasure, logins, persons
@@ -186,7 +188,8 @@ class People:
             "declared": ["worker"],
             "grants": [{"role": role, "scope": scope, "since": NOON} for role, scope in grants],
         }
-        store.Store(self.database).register(document, write())
+        registered = Emit(PersonRegisteredV1, {"day": clock.day(NOON), "by": "counter"})
+        self.store.register(document, write(registered))
         return id_
 
     @property
@@ -220,7 +223,7 @@ class People:
 
     def session(self, account: str) -> str:
         """A session of an account as a login makes one; its id."""
-        opened = store.Store(self.database)
+        opened = self.store
         trace = telemetry.continued(None)
         secret = logins.open_session(opened, opened.own_account(account), "demo", clock.now(), trace)
         found = opened.session_by_digest(digest(secret))

@@ -95,6 +95,14 @@ class SubjectKeys:
         """Whether anybody has or had a key."""
         return self._rows.find_one({}, {"_id": 1}) is not None
 
+    def wrapped(self) -> dict[str, int]:
+        """How many keys each master key wraps."""
+        groups: list[Document] = [
+            {"$match": {"kek": {"$exists": True}}},
+            {"$group": {"_id": "$kek", "count": {"$sum": 1}}},
+        ]
+        return {row["_id"]: int(row["count"]) for row in self._rows.aggregate(groups)}
+
     def encrypt(self, subject: str, value: str, place: Place) -> bytes:
         """Seals a value for its place; makes the person a key with the first one.
 

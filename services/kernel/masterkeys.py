@@ -207,6 +207,20 @@ def rotate_key_file(path: Path) -> str:
     return master["id"]
 
 
+def retire_master_key(path: Path, id_: str) -> None:
+    """Takes a master key out of the file, which must not be needed any more.
+
+    Raises:
+        ValueError: it is the current one, or not there.
+    """
+    document = json.loads(path.read_bytes())
+    if id_ == document["current"]:
+        raise ValueError(f"{id_} is the current master key")
+    if document["keys"].pop(id_, None) is None:
+        raise ValueError(f"{id_} is not in the key file")
+    _write(path, document)
+
+
 def _stamp(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_mtime_ns, found.st_ino, found.st_size

@@ -132,7 +132,7 @@ def insert(
         return whole, True
     whole["idempotency"] = {"key": idempotency.key, "body": idempotency.body, "at": write.at}
     if session is not None:  # here a refused insert would end the whole transaction
-        earlier = _answered(collection, idempotency, write.at, session)
+        earlier = answered(collection, idempotency, write.at, session)
         if earlier is not None:
             return earlier, False
     while True:
@@ -143,15 +143,19 @@ def insert(
                 raise
         else:
             return whole, True
-        earlier = _answered(collection, idempotency, write.at, None)
+        earlier = answered(collection, idempotency, write.at, None)
         if earlier is not None:
             return earlier, False
 
 
-def _answered(
+def answered(
     collection: Collection[Document], idempotency: Idempotency, at: datetime, session: ClientSession | None
 ) -> Document | None:
-    """What was created under the key in the last 24 hours; a key that is older is taken from its document."""
+    """What was created under the key in the last 24 hours; a key that is older is taken from its document.
+
+    Raises:
+        Conflict: idempotency_key_reused with another body.
+    """
     earlier = collection.find_one({"idempotency.key": idempotency.key}, session=session)
     if earlier is None:
         return None

@@ -94,7 +94,7 @@ def with_consent(consents: Sequence[Mapping[str, Any]], purpose: str, now: datet
     kept = [dict(one) for one in consents]
     if any(one["purpose"] == purpose and not one.get("until") for one in kept):
         return kept
-    return [*kept, {"purpose": purpose, "version": PURPOSES[purpose], "at": now, "by": by}]
+    return [*kept, {"purpose": purpose, "version": PURPOSES[purpose], "at": now, "by": by, "until": None}]
 
 
 def without_consent(consents: Sequence[Mapping[str, Any]], purpose: str, now: datetime) -> list[dict[str, Any]]:

@@ -220,7 +220,11 @@ class Store:
         try:
             return outbox.insert(self.database["children"], document, write, idempotency=idempotency)
         except DuplicateKeyError:
-            raise Conflict("child_known") from None
+            # a repeated request breaks both rules, and which of the two the server names is its own affair
+            again = outbox.answered(self.database["children"], idempotency, write.at, None) if idempotency else None
+            if again is None:
+                raise Conflict("child_known") from None
+            return again, False
 
     def change_child(self, current: Document, write: Write, changes: Mapping[str, Any]) -> Document:
         """Changes a child.
@@ -258,12 +262,6 @@ class Store:
     def overdue_erasures(self, today: str) -> int:
         """Erasures that should have been confirmed before today."""
         return int(Erasure.objects(state=rules.REQUESTED, due__lt=today).count())
-
-    def forget_notices(self, account: str) -> int:
-        """Takes the words' parameters out of somebody's notices, and what still waits to be sent; how many."""
-        changes: Document = {"params": {}, "sms": None}
-        found = {"account": account, "$or": [{"params": {"$ne": {}}}, {"sms": {"$ne": None}}]}
-        return self.database["notices"].update_many(found, {"$set": changes, "$inc": {"rev": 1}}).modified_count
 
     # Notices
 

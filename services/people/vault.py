@@ -16,6 +16,7 @@ from services.kernel.masterkeys import KeyFile
 from services.kernel.mongo import Document
 from services.kernel.personal import id_number
 from services.kernel.settings import SettingError, Settings
+from services.people import rules
 
 NAME: Final = "people"
 FIELDS: Final = {"name": Personal(index=True), "id_number": Personal(index=True), "phone": Personal(index=True)}
@@ -63,7 +64,7 @@ class Vault:
         return self.keys.replay(self.forget)
 
     def forget(self, accounts: Sequence[str]) -> int:
-        """Clears what documents hold of these accounts; in how many there was something."""
+        """Clears what documents hold of these accounts; in how many personal fields there was something."""
         forgotten = self.persons.forget(self._database["persons"], accounts)
         forgotten += self.children.forget(self._database["children"], accounts)
         for collection in ("persons", "children"):
@@ -71,7 +72,24 @@ class Vault:
             self._database[collection].update_many(
                 {"account": {"$in": list(accounts)}, "ref": {"$type": "string"}}, {"$set": {"ref": None}}
             )
+        self._end_accounts(list(accounts))
         return forgotten
+
+    def _end_accounts(self, accounts: list[str]) -> None:
+        """What a restored backup brought back beside the fields: nobody logs in as somebody who was erased."""
+        emptied: Document = {"logins": [], "grants": [], "declared": []}
+        held: list[Document] = [{name: {"$ne": []}} for name in emptied]
+        self._database["accounts"].update_many(
+            {"_id": {"$in": accounts}, "$or": held}, {"$set": emptied, "$inc": {"rev": 1}}
+        )
+        self._database["sessions"].update_many(
+            {"account": {"$in": accounts}, "digest": {"$type": "string"}},
+            {"$set": {"state": rules.REVOKED, "digest": None}, "$inc": {"rev": 1}},
+        )
+        self._database["notices"].update_many(
+            {"account": {"$in": accounts}, "$or": [{"params": {"$ne": {}}}, {"sms": {"$ne": None}}]},
+            {"$set": {"params": {}, "sms": None}, "$inc": {"rev": 1}},
+        )
 
 
 def prepare(settings: Settings, database: Database[Document]) -> None:

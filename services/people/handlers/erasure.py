@@ -61,7 +61,6 @@ def _here(store: Store, vault: Vault, act: Act, erasure: Document) -> Document:
     """Erases what this service holds; each step may be done again."""
     account = erasure["_id"]
     logins.end_all_sessions(store, act, account, "erased")
-    documents = vault.shred(account) + store.forget_notices(account)
 
     def emptied() -> None:
         current = store.own_account(account)
@@ -70,6 +69,7 @@ def _here(store: Store, vault: Vault, act: Act, erasure: Document) -> Document:
             store.change_account(current, write, logins=[], grants=[], declared=[])
 
     settle(emptied)
+    documents = vault.shred(account)
 
     def noted() -> Document:
         current = store.erasure(account) or erasure
