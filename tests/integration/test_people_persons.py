@@ -1,13 +1,16 @@
 """Who people are: what they say, what officers may look at, and what each of them is asked to agree to."""
 
+import json
 from collections.abc import Iterator
 from datetime import date
 from typing import Any
 
 import pytest
 
+from services.kernel import clock, telemetry
+from services.people.handlers import notices
 from tests.builders import id_number
-from tests.parts import World
+from tests.parts import World, until
 from tests.people import People, Reply
 
 NAME, OTHER = "王小明", "李大海"
@@ -231,3 +234,36 @@ def test_the_export_has_all_of_it_in_full_and_nobody_elses(people: People) -> No
     assert [child["id_number"] for child in kept["children"]] == [id_number(37, date(2018, 6, 1))]
     assert kept["account"]["id"] == me.id
     assert OTHER not in answer.text
+
+
+def test_the_running_service_sends_what_is_due_and_officers_see_what_became_of_it(people: People) -> None:
+    me, stranger = Somebody(people), Somebody(people, ELSEWHERE)
+    me.identify(id_number(40))
+    me.call("POST", "/me/consents/sms")
+    account = people.store.own_account(me.id)
+    notices.tell(people.store, account, "new_login", clock.now(), telemetry.continued(None))
+    officer = Somebody(people, HERE, ("county_officer", HERE))
+
+    def state() -> Any:
+        [row] = officer.call("GET", f"/notices?account={me.id}").json["items"]
+        return row["sms"]["state"]
+
+    until(lambda: state() == "sent", "the timer has sent it")
+    lines = [json.loads(line) for line in (people.world.folder / "sms.jsonl").read_text().splitlines()]
+    assert [line["to"] for line in lines] == ["+86" + PHONE]
+    assert officer.call("GET", f"/notices?account={stranger.id}").json["items"] == []
+    assert "text" not in officer.call("GET", f"/notices?account={me.id}").json["items"][0]
+
+
+def test_the_inbox_is_the_newest_first_and_read_once(people: People) -> None:
+    me = Somebody(people)
+    account = people.store.own_account(me.id)
+    for template in ("welcome", "identity_seen", "identity_verified"):
+        notices.tell(people.store, account, template, clock.now(), telemetry.continued(None))
+    first = me.call("GET", "/me/notices?limit=2").json
+    assert [one["template"] for one in first["items"]] == ["identity_verified", "identity_seen"]
+    rest = me.call("GET", f"/me/notices?limit=2&cursor={first['next']}").json
+    assert ([one["template"] for one in rest["items"]], rest["next"]) == (["welcome"], None)
+    assert [me.call("POST", "/me/notices/read").json["read"] for _time in range(2)] == [3, 0]
+    english = me.call("GET", "/me/notices", Accept_Language="en").json["items"]
+    assert english[0]["text"] == "Your identity was verified at a counter."
