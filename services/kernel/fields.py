@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 from typing import Any, Final
-from unicodedata import category
+from unicodedata import category, normalize
 
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
 
@@ -13,6 +13,9 @@ _YEARS: Final = (2000, 2100)
 _INSTANT: Final = re.compile(
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 )
+_PERSONAL: Final = re.compile(r"(?<![0-9])(?:[0-9]{17}[0-9Xx]|[0-9]{15}|(?:86)?1[3-9][0-9]{9})(?![0-9])")
+"""What has the shape of an ID number, today's or the retired one, or of a mobile number."""
+_BETWEEN_DIGITS: Final = re.compile(r"(?<=[0-9])[\s._-]+(?=[0-9Xx])")
 _NOT_IN_A_LINE: Final = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's controls, surrogates, line and paragraph separators."""
 
@@ -36,7 +39,10 @@ class Out(Schema):
 
 
 def text(low: int, high: int, **kwargs: Any) -> fields.String:
-    """One line of text without control characters, trimmed."""
+    """One line of text without control characters, trimmed; one that holds an ID number or a mobile number is refused.
+
+    Free text is kept as it is and goes into the audit trail, which leaves the house.
+    """
     return _Line(
         validate=validate.Length(low, high, error="bad_length_of_text"),
         **kwargs,
@@ -48,6 +54,8 @@ class _Line(fields.String):
         text = (super()._deserialize(value, attr, data, **kwargs) or "").strip()
         if any(category(char) in _NOT_IN_A_LINE for char in text):
             raise ValidationError("bad_format")
+        if _PERSONAL.search(_BETWEEN_DIGITS.sub("", normalize("NFKC", text))):
+            raise ValidationError("personal_data")
         return text
 
 

@@ -62,6 +62,7 @@ _MESSAGES: dict[str, Message] = {
     "given_twice": Message("重复填写。", "Given twice."),
     "bad_cursor": Message("翻页标记无效。", "The cursor is not valid."),
     "id_invalid": Message("身份证号码有误，请核对。", "This ID number is not valid; please check it."),
+    "personal_data": Message("此处不能填写身份证号或手机号码。", "No ID number and no mobile number may stand here."),
     "id_15_digit_retired": Message("15 位身份证号码已停用，请填写 18 位号码。", "Please give the 18-digit ID number."),
     "phone_invalid": Message("电话号码有误，请核对。", "This telephone number is not valid; please check it."),
     "phone_not_mobile": Message("请填写手机号码。", "A mobile number is needed."),
