@@ -1,6 +1,6 @@
 """Fields of input: strict, trimmed, and every refusal has a code of ours."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from services.kernel import messages
 from services.kernel.errors import FieldError, field_errors
 from services.kernel.fields import In, Instant, Out, choice, clock_time, day, number, page_of, text, unique, uuid_text
 from services.kernel.http import wrong
-from tests.builders import ID_NUMBER
+from tests.builders import ID_NUMBER, id_number
 
 
 class Inner(In):
@@ -193,3 +193,38 @@ def test_a_page_has_items_and_a_way_on() -> None:
     page = page_of(NoteOut)
     assert page.__name__ == "NotePage"
     assert page().dump({"items": [{"_id": "a", "secret": 1}], "next": None}) == {"items": [{"id": "a"}], "next": None}
+
+
+LINE = text(1, 200)
+NUMBER = id_number(5)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        NUMBER,
+        f"card {NUMBER} was shown",
+        f"证件{NUMBER}已核对",
+        f"{NUMBER[:6]} {NUMBER[6:14]} {NUMBER[14:]}",
+        f"{NUMBER[:6]}-{NUMBER[6:14]}-{NUMBER[14:]}",
+        "".join(chr(ord(char) + 0xFEE0) for char in NUMBER),
+        id_number(7, date(2018, 6, 1)).lower(),
+        "370902900101001",
+        "13805481234",
+        "电话138 0548 1234",
+        "+86-138-0548-1234",
+        "138.0548.1234",
+    ],
+)
+def test_who_somebody_is_has_no_place_in_free_text(said: str) -> None:
+    with pytest.raises(ValidationError, match="personal_data") as refused:
+        LINE.deserialize(said)
+    assert said not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["第17届", "2025-07-16 12:00", "6901234567892", "0538-8214567", "泰山大街 128 号 3-201", "12345678901234567890"],
+)
+def test_other_figures_may_stand_in_it(said: str) -> None:
+    assert LINE.deserialize(f" {said} ") == said
