@@ -28,6 +28,7 @@ check:
 	$(VENV_PYTHON) -m ruff format --check
 	$(VENV_PYTHON) -m mypy
 	$(VENV_PYTHON) -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
+	$(VENV_PYTHON) -m deploy.sbom
 
 test: check
 	$(VENV_PYTHON) -m pytest --cov --cov-report=term

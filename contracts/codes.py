@@ -109,6 +109,7 @@ class Channel(StrEnum):
 
     INBOX = "inbox"
     SMS = "sms"
+    CHAT = "chat"
 
 
 class NoticeFailure(StrEnum):

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -43,9 +43,7 @@ SECONDS: Final = 5
 CANARY: Final = "jinja2==2.11.2"
 """A version with advisories since 2021: a source that knows none of it is no source."""
 
-ALLOWED: Final = frozenset(
-    {"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0", "Python-2.0"}
-)
+ALLOWED: Final = frozenset({"0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0"})
 """SPDX licences that ask for no more than to be named."""
 CLASSIFIERS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -139,7 +137,7 @@ def told(name: str) -> str:
     """
     fields = metadata.metadata(name)
     classifiers = [said for said in fields.get_all("Classifier", []) if said.startswith("License ::")]
-    words = [fields.get("License-Expression") or "", fields.get("License") or ""]
+    words = [*fields.get_all("License-Expression", []), *fields.get_all("License", [])]
     words += [CLASSIFIERS.get(said, said.rpartition(" :: ")[2]) for said in classifiers]
     words = [said for said in words if said not in {"", "UNKNOWN"}]
     # some put the licence's whole text there
@@ -163,7 +161,7 @@ def licence_problem(name: str) -> str:
     reviewed = REVIEWED.get(name)
     if reviewed is not None:
         return "" if said == reviewed.told else f"{name}: reviewed as {reviewed.told!r}, says {said!r} now: look again"
-    if not is_expression(said):
+    if not said or not is_expression(said):
         return f"{name}: licence {said!r} is none known: read it, then list it in REVIEWED of deploy/sbom.py"
     if not permitted(said):
         return f"{name}: licence {said} is not allowed: do without, or list it in REVIEWED of deploy/sbom.py"
@@ -206,7 +204,7 @@ def bill(pins: Iterable[Pin]) -> str:
     return text + "\n"
 
 
-def audit(pins: Sequence[Pin], osv: str | None, memory: Path) -> list[str]:
+def audit(pins: Sequence[Pin], osv: str | None, memory: Path) -> Iterator[str]:
     """Asks pip-audit for known vulnerabilities of every pin, also of those for another Python.
 
     Args:
@@ -214,16 +212,16 @@ def audit(pins: Sequence[Pin], osv: str | None, memory: Path) -> list[str]:
         osv: query address of a service that speaks OSV's protocol; without it, the package registry's own advisories.
         memory: folder of earlier answers.
 
-    Returns: a line for each advisory, and for each version the source does not know any more.
+    Yields: a line for each advisory, and for each version the source does not know any more.
 
     Raises:
-        UnreachableError: there is no source that knows advisories.
+        UnreachableError: there is no source that knows advisories, or it went away; what was found before stands.
     """
     canary = _ask([CANARY], osv, memory)
     if not canary[0].get("vulns"):
         why = canary[0].get("skip_reason", "it answers, but has no advisories")
         raise UnreachableError(f"the source does not know those of {CANARY}: {why}")
-    problems, left = [], list(pins)
+    left = list(pins)
     while left:
         # pip-audit takes one version of a package at a time
         batch = {pin.name: pin for pin in left}
@@ -231,13 +229,12 @@ def audit(pins: Sequence[Pin], osv: str | None, memory: Path) -> list[str]:
         for found in _ask([f"{pin.name}=={pin.version}" for pin in batch.values()], osv, memory):
             pin = batch[found["name"]]
             if "skip_reason" in found:
-                problems.append(f"{pin}: {found['skip_reason']}")
+                yield f"{pin}: {found['skip_reason']}"
             for advisory in found.get("vulns", ()):
                 ids = [advisory["id"], *advisory["aliases"]]
                 if ACCEPTED.keys().isdisjoint(ids):
                     mended = ", ".join(advisory["fix_versions"]) or "no version yet"
-                    problems.append(f"{pin}: {ids[0]} ({', '.join(ids[1:]) or 'no other id'}), mended in {mended}")
-    return problems
+                    yield f"{pin}: {ids[0]} ({', '.join(ids[1:]) or 'no other id'}), mended in {mended}"
 
 
 def yanked(pins: Sequence[Pin], index: str) -> list[str]:
@@ -253,7 +250,8 @@ def yanked(pins: Sequence[Pin], index: str) -> list[str]:
         page.raise_for_status()
         for file in page.json()["files"]:
             if file.get("yanked") and file["hashes"].get("sha256") in pin.hashes:
-                return f"{pin}: yanked: {file['yanked'] if isinstance(file['yanked'], str) else 'no reason given'}"
+                reason = file["yanked"] if isinstance(file["yanked"], str) else "no reason given"
+                return f"{pin}: yanked: {_short(reason)}"
         return ""
 
     try:
@@ -270,19 +268,21 @@ def main(to: Path, osv: str | None) -> None:
     """Hold what we run from others against the rules, write its bill of materials; exit code 1 if a rule is broken."""
     read_files = {path.name: read(path) for path in sorted(REQUIREMENTS.glob("*.txt"))}
     problems = [problem for _, found in read_files.values() for problem in found]
-    print(f"pins: {sum(len(pins) for pins, _ in read_files.values())} in {len(read_files)} files")
+    click.echo(f"pins: {sum(len(pins) for pins, _ in read_files.values())} in {len(read_files)} files")
     run, local = read_files["run.txt"][0], read_files["local.txt"][0]
     pins = list({(pin.name, pin.version): pin for pin in (*run, *local)}.values())
     here = [pin for pin in pins if pin.holds]
     problems += [problem for pin in here if (problem := licence_problem(pin.name))]
-    print(f"licences: {len(here)} packages, {len(REVIEWED.keys() & {pin.name for pin in here})} of them by review")
+    click.echo(f"licences: {len(here)} packages, {len(REVIEWED.keys() & {pin.name for pin in here})} of them by review")
+    # no older one stays behind as if it were of today
+    to.unlink(missing_ok=True)
     if not problems:
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_text(bill(run), "utf-8")
-        print(f"bill of materials: {to}")
+        click.echo(f"bill of materials: {to}")
     problems += _known(pins, osv, to.parent / "pip-audit")
     for problem in problems:
-        print(problem, file=sys.stderr)
+        click.echo(problem, err=True)
     raise SystemExit(1 if problems else 0)
 
 
@@ -290,16 +290,17 @@ def _known(pins: Sequence[Pin], osv: str | None, memory: Path) -> list[str]:
     """What others know of our versions, as far as they can be asked; says what was not asked, and why."""
     problems: list[str] = []
     try:
-        problems += audit(pins, osv, memory)
-        print(f"advisories: {len(pins)} versions asked for, {len(ACCEPTED)} advisories accepted")
+        for found in audit(pins, osv, memory):
+            problems.append(found)  # noqa: PERF402  # one by one: they stand even if the source goes away
+        click.echo(f"advisories: {len(pins)} versions asked for, {len(ACCEPTED)} advisories accepted")
     except UnreachableError as error:
         # where one question finds nobody, a hundred would not
-        print(f"advisories and yanked versions: NOT LOOKED AT: {error}")
+        click.echo(f"advisories and yanked versions: NOT LOOKED AT: {error}")
         return problems
     try:
         problems += yanked(pins, _index())
     except UnreachableError as error:
-        print(f"yanked versions: NOT LOOKED AT: {error}")
+        click.echo(f"yanked versions: NOT LOOKED AT: {error}")
     return problems
 
 
@@ -378,7 +379,7 @@ def _index() -> str:
 
 
 def _short(said: object) -> str:
-    return " ".join(str(said).split())[:200]
+    return " ".join(str(said).split())[:300]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from deploy.local import credentials, layout, mongodb, probe, rabbitmq
 from deploy.local.credentials import Credentials
@@ -134,9 +135,14 @@ def _processes(
 
     people = {
         "ESTATION_SIGNING_KEYS": str(secrets.signing_keys),
-        "ESTATION_SMS": environ.get("ESTATION_SMS") or f"file://{place.var / 'sms.jsonl'}",
-        "ESTATION_SMS_TOKEN": environ.get("ESTATION_SMS_TOKEN", ""),
-        "ESTATION_IDENTITY_PROVIDERS": environ.get("ESTATION_IDENTITY_PROVIDERS", ""),
+        **{
+            variable: environ.get(variable) or default
+            for name in ("SMS", "CHAT")
+            for variable, default in (
+                (f"ESTATION_{name}", f"file://{quote(str(place.var / name.lower()))}.jsonl"),
+                (f"ESTATION_{name}_TOKEN", ""),
+            )
+        },
     }
 
     def process(name: str, service: str, role: tuple[str, ...], http_port: str = "") -> Program:

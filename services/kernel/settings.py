@@ -47,6 +47,8 @@ class Settings:
     erasures: str = ""
     sms: str = field(default="", repr=False)
     sms_token: str = ""
+    chat: str = field(default="", repr=False)
+    chat_token: str = ""
     log_level: str = "INFO"
 
     @property
@@ -119,6 +121,8 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         erasures=given.text("ERASURES", known.erasures),
         sms=given.text("SMS", known.sms),
         sms_token=given.text("SMS_TOKEN", known.sms_token),
+        chat=given.text("CHAT", known.chat),
+        chat_token=given.text("CHAT_TOKEN", known.chat_token),
         log_level=given.choice("LOG_LEVEL", known.log_level, LEVELS),
     )
 

@@ -48,7 +48,7 @@ class People(BaseApp):
         self.store = Store(database)
         self.signing = tokens.SigningKeys(Path(settings.signing_keys), production=settings.production)
         self.vault = Vault(settings, database)
-        self.send = channels.sms(settings)
+        self.ports = channels.ports(settings)
         self._logins, self._csrf = self.vault.index("login"), self.vault.index("csrf")
         self.demo = DemoIssuer(settings, self.signing, self.store) if settings.demo_issuer else None
         self.providers: dict[str, Provider] = providers.load(settings)
@@ -101,10 +101,10 @@ class People(BaseApp):
         session, account = found
         return tokens.access_token(self.signing, self.settings, account, session, self._csrf.of(account["_id"]), now)
 
-    def phone(self, account: str) -> str | None:
-        """Where a text message to somebody goes, who still agrees to that."""
+    def phone(self, account: str, channel: str) -> str | None:
+        """Where a message to somebody goes by a channel, who still agrees to that."""
         person = self.store.person(account)
-        if person is None or not rules.agreed(person, rules.SMS):
+        if person is None or not rules.agreed(person, channel):
             return None
         return self.vault.persons.open(person).get("phone")
 

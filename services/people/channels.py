@@ -1,4 +1,4 @@
-"""The ports by which a text message leaves the house: an HTTPS gateway, a file on a developer's machine, or none."""
+"""The ports by which a message leaves the house, by text or chat: an HTTPS gateway, a developer's file, or none."""
 
 import json
 import os
@@ -10,44 +10,58 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from services.kernel.settings import SettingError, Settings
+from services.people import rules
 
 SECONDS: Final = 10
 LOOPBACK: Final = "127.0.0.1"
-_SETTING: Final = "ESTATION_SMS"
+Port = Callable[[str, str, str], None]
+"""Hands a text to a number under an id, by which the gateway knows it again; raises Refused, or anything else."""
 
 
 class Refused(Exception):
     """The gateway will never take this message: repeating it is of no use."""
 
 
-def sms(settings: Settings) -> Callable[[str, str, str], None]:
-    """What hands a text to a number under an id.
+def ports(settings: Settings) -> dict[str, Port]:
+    """The port of every channel.
+
+    Raises:
+        SettingError: as of :func:`port`.
+    """
+    return {
+        rules.SMS: port("ESTATION_SMS", settings.sms, settings.sms_token, production=settings.production),
+        rules.CHAT: port("ESTATION_CHAT", settings.chat, settings.chat_token, production=settings.production),
+    }
+
+
+def port(setting: str, url: str, token: str, *, production: bool) -> Port:
+    """What a setting stands for; ``token``: the path of a file.
 
     Raises:
         SettingError: neither a gateway nor a file; in production mode, a file or a gateway without TLS.
     """
-    if not settings.sms:
+    if not url:
         return _nowhere
-    parts = urlsplit(settings.sms)
-    if parts.scheme == "file" and not settings.production:
+    parts = urlsplit(url)
+    if parts.scheme == "file" and not production:
         return _File(Path(unquote(parts.path)))
-    here = parts.scheme == "http" and parts.hostname == LOOPBACK and not settings.production
+    here = parts.scheme == "http" and parts.hostname == LOOPBACK and not production
     if here or (parts.scheme == "https" and parts.netloc):
-        return _Gateway(settings.sms, _token(settings.sms_token))
-    raise SettingError(_SETTING, "https://<gateway> is needed; file:///<path> outside production mode")
+        return _Gateway(url, _token(setting, token))
+    raise SettingError(setting, "https://<gateway> is needed; file:///<path> outside production mode")
 
 
 def _nowhere(_phone: str, _text: str, _id: str) -> None:
     raise Refused
 
 
-def _token(path: str) -> str:
+def _token(setting: str, path: str) -> str:
     if not path:
         return ""
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError:
-        raise SettingError("ESTATION_SMS_TOKEN", "the file cannot be read") from None
+        raise SettingError(f"{setting}_TOKEN", "the file cannot be read") from None
 
 
 class _File:

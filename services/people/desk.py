@@ -83,7 +83,7 @@ class Desk:
         roles=OFFICERS,
     )
     def get_deliveries(self, call: Call) -> Answer:
-        named = {"account": "account", "state": "sms__state"}
+        named = {"account": "account", "state": "messages__state"}
         where = {field: call.query[name] for name, field in named.items() if name in call.query}
         rows, following = call.app.store.notices_of_district(
             call.caller, limit=call.query["limit"], cursor=call.query["cursor"], where=where

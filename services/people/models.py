@@ -150,8 +150,9 @@ class Child(Document):
 
 
 class Message(EmbeddedDocument):
-    """The way of a notice as a text message."""
+    """The way of a notice out of the house by one channel."""
 
+    channel = StringField(required=True, choices=list(rules.CHANNELS))
     state = StringField(required=True, choices=list(rules.MESSAGE_STATES))
     tries = IntField(required=True, min_value=0)
     due = DateTimeField()
@@ -168,9 +169,9 @@ class Notice(Document):
             ("account", "-_id"),
             ("county", "_id"),
             {
-                "fields": ["sms.due"],
+                "fields": ["messages.due"],
                 "name": "due",
-                "partialFilterExpression": {"sms.state": rules.WAITING},
+                "partialFilterExpression": {"messages.state": rules.WAITING},
             },
         ],
     }
@@ -182,7 +183,7 @@ class Notice(Document):
     about = StringField()
     at = DateTimeField(required=True)
     read_at = DateTimeField()
-    sms = EmbeddedDocumentField(Message)
+    messages = EmbeddedDocumentListField(Message)
 
 
 class Erasure(Document):

@@ -74,8 +74,8 @@ def declared(*, parent: bool) -> list[str]:
 
 # Personal data
 
-IDENTITY, SMS, CHILDREN = "identity", "sms", "children"
-PURPOSES: Final = {IDENTITY: "2026-11", SMS: "2026-11", CHILDREN: "2026-11"}
+IDENTITY, SMS, CHAT, CHILDREN = "identity", "sms", "chat", "children"
+PURPOSES: Final = {IDENTITY: "2026-11", SMS: "2026-11", CHAT: "2026-11", CHILDREN: "2026-11"}
 """What is agreed to apart from the terms, and the version of its text: keeping who one is, messages, one's children."""
 ONESELF, COUNTER = "oneself", "counter"
 RECORDED: Final = (ONESELF, COUNTER)
@@ -116,6 +116,8 @@ ERASURE_DAYS: Final = 15
 
 WAITING, SENT, FAILED = "waiting", "sent", "failed"
 MESSAGE_STATES: Final = (WAITING, SENT, FAILED)
+CHANNELS: Final = (SMS, CHAT)
+"""By which a message may leave the house; each needs the person's consent of the same name."""
 TRIES_MAX: Final = 6
 QUIET_FROM, QUIET_UNTIL = time(21), time(9)
 _SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
@@ -123,14 +125,14 @@ _SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A notice's words, whether it also goes out as a text message, and whether that may wake somebody.
+    """A notice's words, whether it also leaves the house as a message, and whether that may wake somebody.
 
     ``{name}`` stands for a parameter: a code, an id or an instant, never anything of a person.
     """
 
     zh: str
     en: str
-    sms: bool = False
+    leaves: bool = False
     urgent: bool = False
 
 
@@ -141,21 +143,23 @@ TEMPLATES: Final = {
     "new_login": Template(
         "您的账号刚刚登录。若非本人操作，请在“我的账号”中结束所有登录。",
         "Somebody has just logged in as you. If it was not you, end all logins under My account.",
-        sms=True,
+        leaves=True,
         urgent=True,
     ),
-    "role_granted": Template("您已被授予角色：{role}。", "You were given a role: {role}.", sms=True),
-    "role_withdrawn": Template("您的角色已被撤销：{role}。", "A role of yours was ended: {role}.", sms=True),
+    "role_granted": Template("您已被授予角色：{role}。", "You were given a role: {role}.", leaves=True),
+    "role_withdrawn": Template("您的角色已被撤销：{role}。", "A role of yours was ended: {role}.", leaves=True),
     "identity_seen": Template(
         "工会工作人员为办理业务查看了您的完整身份信息。如有疑问请联系所在地工会。",
         "An officer has looked at your full personal data to handle a matter. Ask your union if in doubt.",
     ),
-    "identity_verified": Template("您的身份信息已在柜台核实。", "Your identity was verified at a counter.", sms=True),
+    "identity_verified": Template(
+        "您的身份信息已在柜台核实。", "Your identity was verified at a counter.", leaves=True
+    ),
 }
 
 
 def due(template: Template, now: datetime) -> datetime:
-    """When a text message may go out: not between 21:00 and 09:00 in Tai'an, unless it is urgent."""
+    """When a message may go out: not between 21:00 and 09:00 in Tai'an, unless it is urgent."""
     local = now.astimezone(_SHANGHAI)
     if template.urgent or QUIET_UNTIL <= local.time() < QUIET_FROM:
         return now

@@ -180,8 +180,9 @@ class NoticeOut(Out):
 
 
 class MessageOut(Out):
-    """The way of a notice as a text message."""
+    """The way of a notice out of the house by one channel."""
 
+    channel = fields.String(required=True)
     state = fields.String(required=True)
     tries = fields.Integer(required=True)
     due = fields.DateTime(required=True, allow_none=True)
@@ -197,7 +198,7 @@ class DeliveryOut(Out):
     template = fields.String(required=True)
     at = fields.DateTime(required=True)
     read_at = fields.DateTime(required=True, allow_none=True)
-    sms = fields.Nested(MessageOut, required=True, allow_none=True)
+    messages = fields.List(fields.Nested(MessageOut), required=True)
 
 
 class ReadOut(Out):

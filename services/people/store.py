@@ -293,9 +293,10 @@ class Store:
         return _page(Notice.objects(county__in=list(actor.counties), **where), limit, cursor)
 
     def due_notices(self, now: datetime, limit: int) -> list[Document]:
-        """Notices whose text message is due, oldest first."""
-        query = Notice.objects(__raw__={"sms.state": rules.WAITING, "sms.due": {"$lte": now}})
-        return [dict(one) for one in query.order_by("sms.due").limit(limit).as_pymongo()]
+        """Notices with a message that is due, oldest first."""
+        waiting = {"state": rules.WAITING, "due": {"$lte": now}}
+        query = Notice.objects(__raw__={"messages.state": rules.WAITING, "messages": {"$elemMatch": waiting}})
+        return [dict(one) for one in query.order_by("messages.due").limit(limit).as_pymongo()]
 
     def change_notice(self, current: Document, write: Write, **changes: object) -> Document:
         """Changes a notice.

@@ -87,8 +87,8 @@ class Vault:
             {"$set": {"state": rules.REVOKED, "digest": None}, "$inc": {"rev": 1}},
         )
         self._database["notices"].update_many(
-            {"account": {"$in": accounts}, "$or": [{"params": {"$ne": {}}}, {"sms": {"$ne": None}}]},
-            {"$set": {"params": {}, "sms": None}, "$inc": {"rev": 1}},
+            {"account": {"$in": accounts}, "$or": [{"params": {"$ne": {}}}, {"messages": {"$ne": []}}]},
+            {"$set": {"params": {}, "messages": []}, "$inc": {"rev": 1}},
         )
 
 

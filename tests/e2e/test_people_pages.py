@@ -8,6 +8,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # has none
@@ -88,8 +89,10 @@ def fill(page: Page, number: str, *, name: str = "张 示例", phone: str = "138
 
 
 def keep(system: System, page: Page, number: str, **said: str) -> None:
-    """Says who one is."""
+    """Says who one is, unless that is known: how often one may is limited."""
     page.goto(system.edge + "/people/person")
+    if page.get_by_text(mask_id_number(number)).count():
+        return
     fill(page, number, **said)
     page.get_by_label("我同意泰安e站为办理工会服务保存以上信息").check()
     page.get_by_role("button", name="保存", exact=True).click()
@@ -130,7 +133,8 @@ def test_a_wrong_id_number_is_mended_and_shown_nowhere_else(
             "身份证号：身份证号码有误，请核对。",
             "我同意泰安e站为办理工会服务保存以上信息：需要您同意才能保存。",
         ]
-        assert_sound(page)
+        if javascript:  # axe is a script
+            assert_sound(page)
         summary.get_by_role("link").first.click()
         field = page.get_by_label("身份证号")
         expect(field).to_be_focused()
@@ -149,9 +153,7 @@ def test_a_wrong_id_number_is_mended_and_shown_nowhere_else(
         assert page.get_by_label("身份证号").input_value() == ""
 
 
-def test_a_consent_to_text_messages_is_given_and_withdrawn(
-    system: System, browser: Browser, cookies: Cookies
-) -> None:
+def test_a_consent_to_text_messages_is_given_and_withdrawn(system: System, browser: Browser, cookies: Cookies) -> None:
     with visit(browser, cookies(WORKER)) as page:
         keep(system, page, id_number(301))
         messages = page.get_by_role("region", name="短信通知")
@@ -185,7 +187,8 @@ def test_a_child_is_added_and_taken_out(system: System, browser: Browser, cookie
         page.get_by_role("button", name="登记").click()
         expect(page.get_by_role("alert")).to_be_focused()
         expect(page.get_by_role("alert")).to_contain_text("需要您同意才能保存。")
-        assert_sound(page)
+        if javascript:
+            assert_sound(page)
         page.get_by_label("我是监护人").check()
         page.get_by_role("button", name="登记").click()
         expect(page.get_by_role("region", name="张小示例")).to_contain_text(mask_id_number(number))
@@ -262,10 +265,10 @@ def test_a_newcomer_is_verified_at_a_desk_and_erased(system: System, browser: Br
         assert session_of(page.context) is None
         receipt = page.request.get(page.get_by_role("link", name="查询进度").evaluate("one => one.href")).json()
         assert receipt["state"] in {"requested", "completed"}
-        page.go_back()
-        expect(page.get_by_role("heading", level=1)).to_have_text("登录")
+        page.evaluate("history.go(-2)")  # one step would send the refused form again: the browser asks first
+        page.wait_for_url("**/people/login?next=*erase")
         page.goto(system.edge + "/people/person")
-        assert "/people/login" in page.url
+        assert urlsplit(page.url).path == "/people/login"
         desk.goto(system.edge + "/people/desk")
         desk.get_by_label("身份证号").fill(number)
         desk.get_by_role("button", name="查找").click()
@@ -276,7 +279,8 @@ def _come_in_for_the_first_time(system: System, page: Page) -> None:
     page.goto(system.edge + "/people/login?next=/people/person")
     page.get_by_role("link", name="演示登录").click()
     page.get_by_role("link", name=NEWCOMER).click()
-    if "/people/register" in page.url:  # else a test before has left the account
+    page.wait_for_url(re.compile("/people/(register|person)"))
+    if urlsplit(page.url).path == "/people/register":  # else a test before has left the account
         page.get_by_label("所在县（市、区）").select_option("370902")
         page.get_by_label("我已阅读并同意服务条款").check()
         page.get_by_role("button", name="同意并开通").click()
@@ -297,8 +301,8 @@ def _verify(system: System, page: Page, number: str) -> None:
     expect(found).to_contain_text("尚未核实")
     assert "王示例" not in page.content()
     assert_sound(page)
-    found.get_by_role("button", name="已核对证件").click()
-    page.wait_for_url("**/people/desk")
+    with page.expect_navigation():
+        found.get_by_role("button", name="已核对证件").click()
     page.get_by_label("身份证号").fill(number)
     page.get_by_role("button", name="查找").click()
     expect(page.get_by_role("region", name="王**")).to_contain_text("已在柜台核实")
@@ -326,6 +330,7 @@ def test_a_page_fits_passes_axe_and_is_english_by_a_click(
         assert_sound(page)
         page.screenshot(path=str(tmp_path / "zh.png"), full_page=True)
         page.get_by_role("link", name="English").click()
+        expect(page.locator("html")).to_have_attribute("lang", "en")
         assert page.url == f"{system.edge}/people/{name}"
         assert set(HAN.findall(page.locator("body").inner_text())) <= set("中文")
         assert set(HAN.findall(page.title())) == set()
@@ -339,5 +344,5 @@ def test_a_form_is_refused_in_english_too(system: System, browser: Browser, pare
         page.get_by_role("link", name="English").click()
         page.get_by_label("Name").fill("Example Parent")
         page.get_by_role("button", name="Save").click()
-        assert page.get_by_role("alert").get_by_role("link").count() == 2
+        expect(page.get_by_role("alert").get_by_role("link")).to_have_count(2)
         assert set(HAN.findall(page.locator("body").inner_text())) <= set("中文")

@@ -62,6 +62,12 @@ class Reachable:
         return dict(found)
 
     @property
+    def sms(self) -> dict[str, Any]:
+        """Its way as a text message."""
+        [message] = self.notice["messages"]
+        return dict(message)
+
+    @property
     def events(self) -> list[tuple[str, str]]:
         """What is said of the notice."""
         return [(out["type"].split(".")[1], out["data"]["channel"]) for out in self.notice["out"]]
@@ -70,26 +76,26 @@ class Reachable:
 def send(people: People, gateway: Gateway, at: datetime) -> int:
     """What the service's timer does."""
 
-    def phone(account: str) -> str | None:
+    def phone(account: str, channel: str) -> str | None:
         person = people.store.person(account)
         assert person is not None
-        return people.vault.persons.open(person)["phone"] if rules.agreed(person, rules.SMS) else None
+        return people.vault.persons.open(person)["phone"] if rules.agreed(person, channel) else None
 
-    port = channels.sms(Settings(sms=gateway.url))
-    return notices.send_due(people.store, phone, port, at, telemetry.continued(None))
+    ports = channels.ports(Settings(sms=gateway.url, chat=gateway.url))
+    return notices.send_due(people.store, phone, ports, at, telemetry.continued(None))
 
 
 def test_a_message_waits_for_the_morning_and_is_sent_once(people: People, gateway: Gateway) -> None:
     me = Reachable(people)
     me.tell("role_granted", NIGHT, role="volunteer")
-    assert me.notice["sms"]["due"] == MORNING
+    assert me.sms["due"] == MORNING
     assert send(people, gateway, MORNING - timedelta(seconds=1)) == 0
     assert gateway.taken == []
     assert send(people, gateway, MORNING) == 1
     assert send(people, gateway, DAY) == 0
     [got] = gateway.taken
     assert (got["to"], got["text"], got["id"]) == ("+8613805480009", "您已被授予角色：志愿者。", me.notice["_id"])
-    assert me.notice["sms"] | {"due": None} == {"state": "sent", "tries": 1, "due": None, "reason": None}
+    assert me.sms | {"due": None} == {"channel": "sms", "state": "sent", "tries": 1, "due": None, "reason": None}
     assert me.events == [("notice_dispatched", "inbox"), ("notice_dispatched", "sms")]
 
 
@@ -103,11 +109,11 @@ def test_who_does_not_want_messages_gets_none_also_when_that_changes(people: Peo
     quiet, changed = Reachable(people, sms=False), Reachable(people)
     for one in (quiet, changed):
         one.tell("role_granted", DAY, role="volunteer")
-    assert quiet.notice["sms"] is None
+    assert quiet.notice["messages"] == []
     persons.withdraw(people.store, people.vault, people.act(changed.id), rules.SMS)
     assert send(people, gateway, DAY) == 1
     assert gateway.taken == []
-    assert changed.notice["sms"]["reason"] == "no_address"
+    assert changed.sms["reason"] == "no_address"
     assert changed.events == [("notice_dispatched", "inbox"), ("notice_failed", "sms")]
 
 
@@ -119,12 +125,13 @@ def test_a_gateway_in_trouble_is_asked_again_with_growing_pauses_never_at_night_
     gateway.answers.extend([503] * rules.TRIES_MAX)
     at, pauses = DAY, []
     for _number in range(rules.TRIES_MAX):
-        due = me.notice["sms"]["due"]
+        due = me.sms["due"]
         pauses.append((due - at).total_seconds())
         at = due
         send(people, gateway, at)
     assert pauses == [0, 30, 120, 480, 1920, 7680]
-    assert me.notice["sms"] | {"due": None} == {
+    assert me.sms | {"due": None} == {
+        "channel": "sms",
         "state": "failed",
         "tries": rules.TRIES_MAX,
         "due": None,
@@ -135,7 +142,7 @@ def test_a_gateway_in_trouble_is_asked_again_with_growing_pauses_never_at_night_
     late.tell("role_granted", NIGHT - timedelta(hours=1, minutes=31), role="volunteer")  # 20:59
     gateway.answers.append(503)
     send(people, gateway, NIGHT - timedelta(hours=1, minutes=30, seconds=15))
-    assert late.notice["sms"]["due"] == MORNING
+    assert late.sms["due"] == MORNING
 
 
 def test_what_a_gateway_refuses_is_given_up_at_once(people: People, gateway: Gateway) -> None:
@@ -143,7 +150,7 @@ def test_what_a_gateway_refuses_is_given_up_at_once(people: People, gateway: Gat
     me.tell("role_granted", DAY, role="volunteer")
     gateway.answers.append(400)
     assert send(people, gateway, DAY) == 1
-    assert me.notice["sms"]["reason"] == "refused_by_gateway"
+    assert me.sms["reason"] == "refused_by_gateway"
     assert send(people, gateway, DAY + timedelta(days=1)) == 0
 
 
@@ -154,7 +161,7 @@ def test_of_many_that_send_at_a_time_one_sends_each(people: People, gateway: Gat
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda _n: send(people, gateway, DAY), range(6)))
     assert len(gateway.taken) == 10
-    assert {one.notice["sms"]["state"] for one in everybody} == {"sent"}
+    assert {one.sms["state"] for one in everybody} == {"sent"}
 
 
 def test_a_role_and_its_notice_come_together_or_not_at_all(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,3 +189,15 @@ def test_an_erased_persons_message_is_never_sent(people: People, gateway: Gatewa
     assert send(people, gateway, DAY) == 0
     assert gateway.taken == []
     assert notices.words(me.notice, "zh") == "您已被授予角色：…。"
+
+
+def test_who_wants_both_gets_both_and_one_gateways_trouble_is_not_the_others(people: People, gateway: Gateway) -> None:
+    me = Reachable(people)
+    persons.agree(people.store, people.act(me.id), rules.CHAT)
+    me.tell("role_granted", DAY, role="volunteer")
+    gateway.answers.append(503)
+    assert send(people, gateway, DAY) == 1
+    assert {one["channel"]: one["state"] for one in me.notice["messages"]} == {"sms": "waiting", "chat": "sent"}
+    assert send(people, gateway, DAY + timedelta(seconds=30)) == 1
+    assert {one["state"] for one in me.notice["messages"]} == {"sent"}
+    assert me.events == [("notice_dispatched", channel) for channel in ("inbox", "chat", "sms")]

@@ -246,7 +246,7 @@ def test_the_running_service_sends_what_is_due_and_officers_see_what_became_of_i
 
     def state() -> Any:
         [row] = officer.call("GET", f"/notices?account={me.id}").json["items"]
-        return row["sms"]["state"]
+        return row["messages"][0]["state"]
 
     until(lambda: state() == "sent", "the timer has sent it")
     lines = [json.loads(line) for line in (people.world.folder / "sms.jsonl").read_text().splitlines()]

@@ -36,6 +36,8 @@ GIVEN = {
     "ESTATION_ERASURES": ("erasures", "/var/lib/estation/erasures", "/var/lib/estation/erasures"),
     "ESTATION_SMS": ("sms", "https://sms.example/send", "https://sms.example/send"),
     "ESTATION_SMS_TOKEN": ("sms_token", "/run/secrets/sms", "/run/secrets/sms"),
+    "ESTATION_CHAT": ("chat", "https://chat.example/send", "https://chat.example/send"),
+    "ESTATION_CHAT_TOKEN": ("chat_token", "/run/secrets/chat", "/run/secrets/chat"),
     "ESTATION_IDENTITY_PROVIDERS": ("identity_providers", "/etc/providers.json", "/etc/providers.json"),
     "ESTATION_DEMO_ISSUER": ("demo_issuer", "on", True),
     "ESTATION_DEVICE_REQUESTS_PER_MINUTE": ("device_requests_per_minute", "7", 7),

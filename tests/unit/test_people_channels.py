@@ -12,12 +12,14 @@ from services.people import channels
 from services.people.channels import Refused
 from tests.gateway import Gateway
 
+CHANNEL = "sms"
+
 
 def test_a_gateway_gets_number_text_and_id_once(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret\n")
     with Gateway() as gateway:
-        channels.sms(Settings(sms=gateway.url, sms_token=str(token)))("+8613805480001", "您好", "n1")
+        channels.ports(Settings(sms=gateway.url, sms_token=str(token)))[CHANNEL]("+8613805480001", "您好", "n1")
     [got] = gateway.taken
     assert (got["to"], got["text"], got["id"]) == ("+8613805480001", "您好", "n1")
     assert (got["headers"]["Idempotency-Key"], got["headers"]["Authorization"]) == ("n1", "Bearer secret")
@@ -28,7 +30,7 @@ def test_what_a_gateway_refuses_is_never_sent_again(status: int) -> None:
     with Gateway() as gateway:
         gateway.answers.append(status)
         with pytest.raises(Refused):
-            channels.sms(Settings(sms=gateway.url))("+8613805480001", "您好", "n1")
+            channels.ports(Settings(sms=gateway.url))[CHANNEL]("+8613805480001", "您好", "n1")
 
 
 @pytest.mark.parametrize("status", [302, 408, 425, 429, 500, 503])
@@ -36,7 +38,7 @@ def test_what_a_gateway_cannot_do_now_may_be_tried_again_and_no_redirect_is_foll
     with Gateway() as gateway:
         gateway.answers.append(status)
         with pytest.raises(requests.HTTPError):
-            channels.sms(Settings(sms=gateway.url))("+8613805480001", "您好", "n1")
+            channels.ports(Settings(sms=gateway.url))[CHANNEL]("+8613805480001", "您好", "n1")
     assert len(gateway.taken) == 1
 
 
@@ -44,13 +46,13 @@ def test_a_gateway_that_is_not_there_may_be_tried_again() -> None:
     with Gateway() as gateway:
         pass
     with pytest.raises(requests.ConnectionError):
-        channels.sms(Settings(sms=gateway.url))("+8613805480001", "您好", "n1")
+        channels.ports(Settings(sms=gateway.url))[CHANNEL]("+8613805480001", "您好", "n1")
 
 
 def test_the_file_is_a_line_a_message_for_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "a folder" / "sms.jsonl"
     path.parent.mkdir()
-    send = channels.sms(Settings(sms=f"file://{path}".replace(" ", "%20")))
+    send = channels.ports(Settings(sms=f"file://{path}".replace(" ", "%20")))[CHANNEL]
     for number in range(2):
         send("+8613805480001", "您好\n再见", f"n{number}")
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["n0", "n1"]
@@ -59,17 +61,17 @@ def test_the_file_is_a_line_a_message_for_its_owner_only(tmp_path: Path) -> None
 
 def test_without_a_port_nothing_is_sent() -> None:
     with pytest.raises(Refused):
-        channels.sms(Settings())("+8613805480001", "您好", "n1")
+        channels.ports(Settings())[CHANNEL]("+8613805480001", "您好", "n1")
 
 
 @pytest.mark.parametrize("url", ["file:///tmp/x", "http://127.0.0.1:1/send", "http://sms.example/send", "sms.example"])
 def test_production_sends_over_tls_only(url: str) -> None:
     with pytest.raises(SettingError, match="ESTATION_SMS"):
-        channels.sms(Settings(sms=url, mode=PRODUCTION))
+        channels.ports(Settings(sms=url, mode=PRODUCTION))[CHANNEL]
 
 
 def test_elsewhere_a_gateway_without_tls_must_be_on_this_machine() -> None:
     with pytest.raises(SettingError, match="ESTATION_SMS"):
-        channels.sms(Settings(sms="http://sms.example/send"))
+        channels.ports(Settings(sms="http://sms.example/send"))[CHANNEL]
     with pytest.raises(SettingError, match="ESTATION_SMS_TOKEN"):
-        channels.sms(Settings(sms="https://sms.example/send", sms_token="/nowhere"))
+        channels.ports(Settings(sms="https://sms.example/send", sms_token="/nowhere"))[CHANNEL]

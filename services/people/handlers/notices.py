@@ -1,4 +1,4 @@
-"""Being told: the in-app inbox at once, a text message when it may go out, tried until it is out or cannot go."""
+"""Being told: the in-app inbox at once, a message when it may go out, tried until it is out or cannot go."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -15,13 +15,13 @@ from services.kernel.errors import Stale
 from services.kernel.mongo import Document
 from services.kernel.outbox import Emit
 from services.people import rules
-from services.people.channels import Refused
+from services.people.channels import Port, Refused
 from services.people.store import Store
 
 BATCH: Final = 20
 _MESSENGER: Final = auth.system("messenger")
-Send = Callable[[str, str, str], None]
-"""Hands a text to a number under an id, by which the gateway knows it again; raises Refused, or anything else."""
+PhoneOf = Callable[[str, str], str | None]
+"""The number of an account for a channel; None where the person does not, or no longer, agree to that."""
 
 
 def tell(
@@ -35,7 +35,7 @@ def tell(
     about: str | None = None,
     session: ClientSession | None = None,
 ) -> None:
-    """Puts a notice into somebody's inbox, and where the person agreed to that, on its way as a text message.
+    """Puts a notice into somebody's inbox, and where the person agreed to that, on its way out by text or chat.
 
     ``params``: codes, ids and instants only. ``session``: the transaction of the decision that is told.
     """
@@ -49,17 +49,19 @@ def tell(
         "about": about,
         "at": now,
         "read_at": None,
-        "sms": None,
+        "messages": [],
     }
-    if known.sms and rules.agreed(store.person(account["_id"]), rules.SMS):
-        document["sms"] = {"state": rules.WAITING, "tries": 0, "due": rules.due(known, now), "reason": None}
+    if known.leaves:
+        person = store.person(account["_id"])
+        waiting = {"state": rules.WAITING, "tries": 0, "due": rules.due(known, now), "reason": None}
+        document["messages"] = [{"channel": one, **waiting} for one in rules.CHANNELS if rules.agreed(person, one)]
     act = Act(_MESSENGER, now, trace)
-    emit = Emit(NoticeDispatchedV1, _said(act, Channel.INBOX, about))
+    emit = Emit(NoticeDispatchedV1, _said(act, str(Channel.INBOX), about))
     store.keep_notice(document, act.write("notice.tell", emit, after={"template": template}), session)
 
 
-def send_due(store: Store, phone_of: Callable[[str], str | None], send: Send, now: datetime, trace: str) -> int:
-    """Hands over the text messages that are due; how many were handed over or given up.
+def send_due(store: Store, phone_of: PhoneOf, ports: Mapping[str, Port], now: datetime, trace: str) -> int:
+    """Hands over the messages that are due; how many were handed over or given up.
 
     What dies between the handing over and its note is handed over again, under the same id.
     """
@@ -67,46 +69,55 @@ def send_due(store: Store, phone_of: Callable[[str], str | None], send: Send, no
     for notice in store.due_notices(now, BATCH):
         act = Act(_MESSENGER, now, trace)
         try:
-            settled += _try(store, act, notice, phone_of, send)
+            for message in notice["messages"]:
+                if message["state"] == rules.WAITING and message["due"] <= now:
+                    notice, done = _try(store, act, notice, message["channel"], phone_of, ports)  # noqa: PLW2901
+                    settled += done
         except Stale:
             continue  # another process had it, or its person was erased
     return settled
 
 
-def _try(store: Store, act: Act, notice: Document, phone_of: Callable[[str], str | None], send: Send) -> bool:
-    tries = notice["sms"]["tries"] + 1
+def _try(
+    store: Store, act: Act, notice: Document, channel: str, phone_of: PhoneOf, ports: Mapping[str, Port]
+) -> tuple[Document, bool]:
+    """The notice after one try, and whether that was the last one."""
+    tries = next(one["tries"] for one in notice["messages"] if one["channel"] == channel) + 1
     again = rules.due(rules.TEMPLATES[notice["template"]], rules.next_try(tries, act.now))
     # claimed before it is sent: of two processes one goes on, and one that dies comes back to it later
-    claimed = store.change_notice(
-        notice, act.write("notice.try", after={"tries": tries}), sms={**notice["sms"], "tries": tries, "due": again}
-    )
-    phone = phone_of(notice["account"])
+    write = act.write("notice.try", after={channel: tries})
+    claimed = store.change_notice(notice, write, messages=_with(notice, channel, tries=tries, due=again))
+    phone = phone_of(notice["account"], channel)
     if phone is None:
-        return _give_up(store, act, claimed, NoticeFailure.NO_ADDRESS)
+        return _give_up(store, act, claimed, channel, NoticeFailure.NO_ADDRESS)
     try:
-        send(phone, words(notice, "zh"), notice["_id"])
+        ports[channel](phone, words(notice, "zh"), notice["_id"])
     except Refused:
-        return _give_up(store, act, claimed, NoticeFailure.REFUSED)
+        return _give_up(store, act, claimed, channel, NoticeFailure.REFUSED)
     except Exception as error:  # noqa: BLE001 (whatever a gateway's trouble is, it is tried again; its text may quote)
         logging.get().warning("message_not_handed_over", notice=notice["_id"], tries=tries, error=type(error).__name__)
         if tries < rules.TRIES_MAX:
-            return False
-        return _give_up(store, act, claimed, NoticeFailure.UNREACHABLE)
-    emit = Emit(NoticeDispatchedV1, _said(act, Channel.SMS, notice["about"]))
-    _settle(store, act, claimed, emit, rules.SENT, None)
-    return True
+            return claimed, False
+        return _give_up(store, act, claimed, channel, NoticeFailure.UNREACHABLE)
+    emit = Emit(NoticeDispatchedV1, _said(act, channel, notice["about"]))
+    return _settle(store, act, claimed, channel, emit, rules.SENT, None)
 
 
-def _give_up(store: Store, act: Act, notice: Document, reason: NoticeFailure) -> bool:
-    emit = Emit(NoticeFailedV1, {**_said(act, Channel.SMS, notice["about"]), "reason": str(reason)})
-    _settle(store, act, notice, emit, rules.FAILED, reason)
-    return True
+def _give_up(store: Store, act: Act, notice: Document, channel: str, reason: NoticeFailure) -> tuple[Document, bool]:
+    emit = Emit(NoticeFailedV1, {**_said(act, channel, notice["about"]), "reason": str(reason)})
+    return _settle(store, act, notice, channel, emit, rules.FAILED, str(reason))
 
 
-def _settle(store: Store, act: Act, notice: Document, emit: Emit, state: str, reason: NoticeFailure | None) -> None:
-    sms = {**notice["sms"], "state": state, "reason": str(reason) if reason else None, "due": None}
-    write = act.write("notice." + state, emit, before={"sms": notice["sms"]["state"]}, after={"sms": state})
-    store.change_notice(notice, write, sms=sms)
+def _settle(
+    store: Store, act: Act, notice: Document, channel: str, emit: Emit, state: str, reason: str | None
+) -> tuple[Document, bool]:
+    write = act.write("notice." + state, emit, before={channel: rules.WAITING}, after={channel: state})
+    messages = _with(notice, channel, state=state, reason=reason, due=None)
+    return store.change_notice(notice, write, messages=messages), True
+
+
+def _with(notice: Document, channel: str, **changes: object) -> list[Document]:
+    return [{**one, **changes} if one["channel"] == channel else one for one in notice["messages"]]
 
 
 def words(notice: Mapping[str, Any], language: str) -> str:
@@ -128,5 +139,5 @@ class _Blank(dict[str, str]):
         return "…"
 
 
-def _said(act: Act, channel: Channel, about: str | None) -> dict[str, Any]:
-    return {"day": clock.day(act.now), "channel": str(channel), **({"about": about} if about else {})}
+def _said(act: Act, channel: str, about: str | None) -> dict[str, Any]:
+    return {"day": clock.day(act.now), "channel": channel, **({"about": about} if about else {})}

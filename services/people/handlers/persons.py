@@ -113,7 +113,7 @@ def withdraw(store: Store, vault: Vault, act: Act, purpose: str) -> Document:
         if purpose == rules.IDENTITY:
             changes |= vault.persons.seal(act.actor.id, act.actor.id, dict.fromkeys(PERSONAL))
             changes |= {"ref": None, "verified_at": None}
-            for other in (rules.SMS, rules.CHILDREN):
+            for other in (*rules.CHANNELS, rules.CHILDREN):
                 changes["consents"] = rules.without_consent(changes["consents"], other, act.now)
         write = act.write("consent.withdraw", before={purpose: rules.PURPOSES[purpose]})
         return store.change_person(person, write, changes)
