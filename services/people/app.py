@@ -25,6 +25,8 @@ LOGINS_PER_MINUTE: Final = 300
 """From one address: behind one may stand a whole campus."""
 LOGINS_PER_ACCOUNT: Final = RateLimitItemPerMinute(20, 10)
 IDENTITIES_PER_ACCOUNT: Final = RateLimitItemPerHour(10)
+LOOKS_PER_ACTOR: Final = RateLimitItemPerMinute(30)
+"""Enough for a busy counter; far too few to go through a district's phone numbers."""
 OVERDUE: Final = Gauge("estation_erasures_overdue", "Erasures that not every service has confirmed in time")
 
 messages.add(schemas.MESSAGES)
@@ -119,6 +121,14 @@ class People(BaseApp):
             TooManyRequests: too many this hour.
         """
         self._hit(IDENTITIES_PER_ACCOUNT, "identity of", account)
+
+    def throttle_look(self, actor: str) -> None:
+        """Counts a look at others' data.
+
+        Raises:
+            TooManyRequests: too many this minute.
+        """
+        self._hit(LOOKS_PER_ACTOR, "look by", actor)
 
     def throttle_start(self, address: str) -> None:
         """Counts the beginning of a login against its address.

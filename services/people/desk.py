@@ -35,6 +35,7 @@ class Desk:
         roles=COUNTER,
     )
     def post_find(self, call: Call) -> Answer:
+        call.app.throttle_look(call.caller.id)
         found = persons.find(call.app.store, call.app.vault, act(call), call.body)
         return Answer(schemas.PersonsOut().dump({"items": map(person_view, found)}))
 
@@ -46,6 +47,7 @@ class Desk:
         roles=COUNTER,
     )
     def get_one_person(self, call: Call) -> Answer:
+        call.app.throttle_look(call.caller.id)
         person = persons.look(call.app.store, call.app.vault, act(call), call.path["id"])
         return Answer(schemas.PersonOut().dump(person_view(person)))
 
@@ -58,6 +60,7 @@ class Desk:
         roles=OFFICERS,
     )
     def post_reveal(self, call: Call) -> Answer:
+        call.app.throttle_look(call.caller.id)
         person = persons.reveal(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
         return Answer(schemas.PersonOut().dump(person_view(person)))
 
@@ -107,6 +110,7 @@ class Desk:
     def post_desk_page(self, call: Call) -> Answer:
         if call.invalid is not None:
             return desk(call, call.invalid.status)
+        call.app.throttle_look(call.caller.id)
         return desk(call, found=persons.find(call.app.store, call.app.vault, act(call), call.body))
 
     @endpoint(
