@@ -168,6 +168,7 @@ class Notice(Document):
         "indexes": [
             ("account", "-_id"),
             ("county", "_id"),
+            ("at",),
             {
                 "fields": ["messages.due"],
                 "name": "due",

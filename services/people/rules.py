@@ -123,6 +123,10 @@ QUIET_FROM, QUIET_UNTIL = time(21), time(9)
 _SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 
 
+NOTICE_DAYS: Final = 400
+"""How long a notice keeps its particulars; what is left of it after that is which template, and when."""
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A notice's words, whether it also leaves the house as a message, and whether that may wake somebody.

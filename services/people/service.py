@@ -1,5 +1,6 @@
 """The people service's table of contents: every address, who may call it, which use case answers."""
 
+from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -319,6 +320,10 @@ class PeopleService(Me, Desk):
     def finish_erasures(self) -> None:
         app = self.app
         erasure.finish(app.store, app.vault, Act(auth.system("erasure"), app.clock(), telemetry.continued(None)))
+
+    @every(3600)
+    def empty_old_notices(self) -> None:
+        self.app.store.empty_notices(self.app.clock() - timedelta(days=rules.NOTICE_DAYS))
 
     @on(stations.ErasureConfirmedV1)
     def on_stations_erasure_confirmed(self, event: Event) -> None:

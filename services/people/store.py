@@ -298,6 +298,15 @@ class Store:
         query = Notice.objects(__raw__={"messages.state": rules.WAITING, "messages": {"$elemMatch": waiting}})
         return [dict(one) for one in query.order_by("messages.due").limit(limit).as_pymongo()]
 
+    def empty_notices(self, before: datetime) -> int:
+        """Takes the particulars out of notices that are older; how many. Their audit rows stay, so they do too."""
+        old = {
+            "at": {"$lt": before},
+            "$or": [{"params": {"$ne": {}}}, {"messages": {"$ne": []}}, {"about": {"$ne": None}}],
+        }
+        emptied: Document = {"params": {}, "messages": [], "about": None}
+        return self.database["notices"].update_many(old, {"$set": emptied, "$inc": {"rev": 1}}).modified_count
+
     def change_notice(self, current: Document, write: Write, **changes: object) -> Document:
         """Changes a notice.
 

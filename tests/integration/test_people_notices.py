@@ -201,3 +201,13 @@ def test_who_wants_both_gets_both_and_one_gateways_trouble_is_not_the_others(peo
     assert send(people, gateway, DAY + timedelta(seconds=30)) == 1
     assert {one["state"] for one in me.notice["messages"]} == {"sent"}
     assert me.events == [("notice_dispatched", channel) for channel in ("inbox", "chat", "sms")]
+
+
+def test_an_old_notice_loses_its_particulars_and_a_younger_one_keeps_them(people: People, gateway: Gateway) -> None:
+    old, young = Reachable(people), Reachable(people)
+    old.tell("role_granted", DAY - timedelta(days=1), role="volunteer")
+    young.tell("role_granted", DAY, role="volunteer")
+    assert people.store.empty_notices(DAY) == 1
+    assert (old.notice["params"], old.notice["messages"]) == ({}, [])
+    assert young.notice["params"] == {"role": "volunteer"}
+    assert (people.store.empty_notices(DAY), send(people, gateway, DAY)) == (0, 1)
