@@ -15,7 +15,7 @@ from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from services.kernel.settings import Settings
@@ -23,6 +23,8 @@ from services.kernel.settings import Settings
 Document = dict[str, Any]
 T = TypeVar("T")
 DUPLICATE_KEY: Final = 11000
+INDEX_CONFLICTS: Final = (85, 86)
+"""IndexOptionsConflict, IndexKeySpecsConflict."""
 
 _OPTIONS: Final[dict[str, Any]] = {
     "w": "majority",
@@ -50,6 +52,21 @@ def connect_documents(settings: Settings, service: str, role: str) -> Database[D
         db=name, alias=service, host=settings.mongodb_url, appname=f"estation-{service}-{role}", **_OPTIONS
     )
     return client[name]
+
+
+def ensure_model_indexes(model: Any) -> None:
+    """Creates the indexes of a mongoengine document (``estation migrate``).
+
+    An index that an earlier version made under the same name with other options is in the way of the new one: then all
+    of the collection's are made anew, those of the kernel by the calls that follow.
+    """
+    try:
+        model.ensure_indexes()
+    except OperationFailure as error:
+        if error.code not in INDEX_CONFLICTS:
+            raise
+        model._get_collection().drop_indexes()  # noqa: SLF001 (mongoengine's own way)
+        model.ensure_indexes()
 
 
 def is_away(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from services.kernel import web
 from services.kernel.fields import page_of
 from services.kernel.http import HTML, Answer, Call, endpoint
 from services.people import schemas
-from services.people.entry import BASE, ID, act, see_other
+from services.people.entry import BASE, ID, act
 from services.people.handlers import persons
 from services.people.me import person_view
 
@@ -16,9 +16,11 @@ COUNTER: Final = OFFICERS | {str(Role.STATION_STAFF)}
 DESK_PAGE: Final = "/people/desk"
 
 
-def desk(call: Call, status: int = 200, found: list[dict[str, Any]] | None = None) -> Answer:
-    """The search, and what it found."""
-    return web.page(call, "desk.html", status=status, form=web.form(call, call.typed, call.invalid), found=found)
+def desk(call: Call, found: list[dict[str, Any]] | None = None) -> Answer:
+    """The search, and what it found; nobody verifies the own card."""
+    status = call.invalid.status if call.invalid else 200
+    form = web.form(call, call.typed if found is None else {}, call.invalid)
+    return web.page(call, "desk.html", status=status, form=form, found=found, own=call.caller.id)
 
 
 class Desk:
@@ -109,7 +111,7 @@ class Desk:
     )
     def post_desk_page(self, call: Call) -> Answer:
         if call.invalid is not None:
-            return desk(call, call.invalid.status)
+            return desk(call)
         call.app.throttle_look(call.caller.id)
         return desk(call, found=persons.find(call.app.store, call.app.vault, act(call), call.body))
 
@@ -119,13 +121,13 @@ class Desk:
         "Somebody has shown you the card",
         body=schemas.ReasonForm,
         form=True,
-        answers={303: None},
+        answers={200: None},
         roles=COUNTER,
         conflicts=(409,),
         media_type=HTML,
     )
     def post_verify_page(self, call: Call) -> Answer:
         if call.invalid is not None:
-            return desk(call, call.invalid.status)
-        persons.verify(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
-        return see_other(DESK_PAGE)
+            return desk(call)
+        person = persons.verify(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
+        return desk(call, found=[person])

@@ -1,9 +1,12 @@
 """What people do with their own data: who they are, their children, consents, inbox; taking all of it along or away."""
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from contracts.roles import EVERYBODY
 from services.kernel import web
+from services.kernel.errors import Conflict, EStationError, Invalid, NotFound
 from services.kernel.fields import page_of
 from services.kernel.http import HTML, Answer, Call, Page, created, endpoint
 from services.people import rules, schemas
@@ -28,28 +31,28 @@ def own_person(call: Call) -> dict[str, Any]:
     return person_view(persons.own(call.app.store, call.app.vault, call.caller.id))
 
 
-def person_form(call: Call, status: int = 200) -> Answer:
-    """Who I am, to look at and to change."""
+def person_form(call: Call, error: EStationError | None = None) -> Answer:
+    """Who I am, to look at and to change; ``error``: what is wrong with what was typed."""
     person = own_person(call)
-    typed = call.typed or {name: person[name] or "" for name in ("name", "phone")}
+    known = {"name": person["name"] or "", "phone": (person["phone"] or "").removeprefix("+86")}
     return web.page(
         call,
         "person.html",
-        status=status,
+        status=error.status if error else 200,
         person=person,
-        form=web.form(call, typed, call.invalid),
+        form=web.form(call, call.typed or known, error),
         agreed=[purpose for purpose in rules.PURPOSES if rules.agreed(person, purpose)],
     )
 
 
-def children_form(call: Call, status: int = 200) -> Answer:
-    """My children, and one more."""
+def children_form(call: Call, error: EStationError | None = None) -> Answer:
+    """My children, and one more; ``error``: what is wrong with what was typed."""
     return web.page(
         call,
         "children.html",
-        status=status,
+        status=error.status if error else 200,
         children=persons.own_children(call.app.store, call.app.vault, call.caller.id),
-        form=web.form(call, call.typed, call.invalid),
+        form=web.form(call, call.typed, error),
         known=rules.agreed(call.app.store.person(call.caller.id), rules.IDENTITY),
     )
 
@@ -211,9 +214,12 @@ class Me:
     )
     def post_person_page(self, call: Call) -> Answer:
         if call.invalid is not None:
-            return person_form(call, call.invalid.status)
+            return person_form(call, call.invalid)
         call.app.throttle_identity(call.caller.id)
-        persons.keep_own(call.app.store, call.app.vault, act(call), call.body)
+        try:
+            persons.keep_own(call.app.store, call.app.vault, act(call), call.body)
+        except Conflict as error:
+            return person_form(call, error)
         return see_other(PERSON_PAGE)
 
     @endpoint(
@@ -229,7 +235,7 @@ class Me:
     )
     def post_consent_page(self, call: Call) -> Answer:
         if call.invalid is not None:
-            return person_form(call, call.invalid.status)
+            return person_form(call, call.invalid)
         if call.body["agree"]:
             persons.agree(call.app.store, act(call), call.path["purpose"])
         else:
@@ -254,8 +260,11 @@ class Me:
     )
     def post_children_page(self, call: Call) -> Answer:
         if call.invalid is not None:
-            return children_form(call, call.invalid.status)
-        persons.add_child(call.app.store, call.app.vault, act(call), call.body, call.idempotency)
+            return children_form(call, call.invalid)
+        try:
+            persons.add_child(call.app.store, call.app.vault, act(call), call.body, call.idempotency)
+        except (Conflict, Invalid) as error:
+            return children_form(call, error)
         return see_other(CHILDREN_PAGE)
 
     @endpoint(
@@ -270,7 +279,8 @@ class Me:
         media_type=HTML,
     )
     def post_child_remove_page(self, call: Call) -> Answer:
-        persons.take_out(call.app.store, call.app.vault, act(call), call.path["id"])
+        with suppress(NotFound):  # a second tap
+            persons.take_out(call.app.store, call.app.vault, act(call), call.path["id"])
         return see_other(CHILDREN_PAGE)
 
     @endpoint(
@@ -285,7 +295,7 @@ class Me:
     def get_inbox_page(self, call: Call) -> Answer:
         rows, following = call.app.store.notices(call.caller.id, call.query["limit"], call.query["cursor"])
         told = [{**row, "text": notices.words(row, call.language)} for row in rows]
-        call.app.store.read_notices(call.caller.id, call.now)
+        call.app.store.read_notices(call.caller.id, call.now, [row["_id"] for row in rows])
         return web.page(call, "inbox.html", notices=told, following=following)
 
     @endpoint("GET", ERASE_PAGE, "Erase my account?", answers={200: None}, roles=EVERYBODY, media_type=HTML)
@@ -310,5 +320,5 @@ class Me:
                 call, "erase.html", status=call.invalid.status, form=form, days=rules.ERASURE_DAYS, erased=None
             )
         erased = erasure.erase(call.app.store, call.app.vault, act(call))
-        answer = web.page(call, "erase.html", form=None, days=rules.ERASURE_DAYS, erased=erased)
+        answer = web.page(replace(call, actor=None), "erase.html", form=None, days=rules.ERASURE_DAYS, erased=erased)
         return Answer(answer.body, answer.status, answer.headers, answer.content_type, (cookie(SESSION_COOKIE, "", 0),))

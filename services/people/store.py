@@ -3,7 +3,7 @@
 What an officer may ask for takes the actor and sees only accounts of the actor's district; a session is its owner's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 from services.kernel import audit, inbox, outbox
 from services.kernel.auth import Actor
 from services.kernel.errors import Conflict, EStationError, NotFound, Stale
-from services.kernel.mongo import Document, transaction
+from services.kernel.mongo import Document, ensure_model_indexes, transaction
 from services.kernel.outbox import Idempotency, Write
 from services.people import rules
 from services.people.models import DOCUMENTS, Account, Child, Erasure, Notice, Person, Session
@@ -45,7 +45,7 @@ STEPS: Final = "login_steps"
 def ensure_indexes(database: Database[Document]) -> None:
     """Creates the indexes of every collection (``estation migrate``)."""
     for model in DOCUMENTS:
-        model.ensure_indexes()
+        ensure_model_indexes(model)
     for source in SOURCES:
         outbox.ensure_index(database[source.collection])
     audit.ensure_indexes(database, AUDITED)
@@ -281,9 +281,11 @@ class Store:
         """How many notices somebody has not read."""
         return int(Notice.objects(account=account, read_at=None).count())
 
-    def read_notices(self, account: str, at: datetime) -> int:
-        """Notes that somebody has seen all notices so far; no audit row: reading is no act upon anything."""
-        found = {"account": account, "read_at": None, "at": {"$lte": at}}
+    def read_notices(self, account: str, at: datetime, shown: Sequence[str] | None = None) -> int:
+        """Notes that somebody has seen these notices, or all so far; no audit row: reading is no act upon anything."""
+        found: Document = {"account": account, "read_at": None, "at": {"$lte": at}}
+        if shown is not None:
+            found["_id"] = {"$in": list(shown)}
         return self.database["notices"].update_many(found, {"$set": {"read_at": at}}).modified_count
 
     def notices_of_district(

@@ -16,7 +16,7 @@ from contracts.events.stations import CheckinQuarantinedV1, CheckinRecordedV1
 from services.kernel import audit, clock, forgetting, outbox, sessions
 from services.kernel.auth import Actor
 from services.kernel.errors import FieldError, Invalid, NotFound
-from services.kernel.mongo import Document, GroupCommit
+from services.kernel.mongo import Document, GroupCommit, ensure_model_indexes
 from services.kernel.outbox import Idempotency, Write
 from services.stations import rules
 from services.stations.models import DOCUMENTS, Checkin, Device, Fault, Station, Supply
@@ -78,7 +78,7 @@ AUDITED: Final = (
 def ensure_indexes(database: Database[Document]) -> None:
     """Creates the indexes of every collection (``estation migrate``)."""
     for model in DOCUMENTS:
-        model.ensure_indexes()
+        ensure_model_indexes(model)
     for source in SOURCES:
         outbox.ensure_index(database[source.collection])
     audit.ensure_indexes(database, AUDITED)

@@ -51,7 +51,8 @@ def test_every_answer_tells_the_browser_to_be_careful(system: System, path: str)
     headers = get(system, path).headers
     assert {name: headers.get(name) for name in EXPECTED} == EXPECTED
     policy = dict(part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";"))
-    assert policy["default-src"] == "'self'"
+    assert (policy["default-src"], policy["img-src"]) == ("'self'", "'self' data:")
+    assert "script-src" not in policy, "scripts are as default-src says"
     assert {policy[name] for name in ("base-uri", "frame-ancestors", "object-src")} == {"'none'"}
     assert "unsafe" not in headers["Content-Security-Policy"]
     assert not {"Server", "Via", "X-Powered-By"} & set(headers)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from services.people import rules
+from services.people import rules, store
 from tests.integration.test_people_erasure import Everything, full, traces
 from tests.parts import PROJECT, World, outside
 from tests.people import People
@@ -58,3 +58,14 @@ def metric(people: People) -> float:
     text = people.browser().call("GET", f"http://127.0.0.1:{people.process.ops_port}/metrics").text
     [line] = [line for line in text.splitlines() if line.startswith("estation_erasures_overdue ")]
     return float(line.split()[1])
+
+
+def test_an_index_of_an_earlier_version_gives_way(world: World) -> None:
+    with People(world) as people:
+        accounts = people.database["accounts"]
+        accounts.drop_index("logins")
+        accounts.create_index([("logins", 1)], name="logins", unique=True)
+        store.ensure_indexes(people.database)
+        known = accounts.index_information()
+        assert known["logins"]["partialFilterExpression"] == {"logins": {"$gt": ""}}
+        assert {"outbox", "unsealed", "idempotency"} <= set(known), "the kernel's are there again"
