@@ -15,7 +15,10 @@ _INSTANT: Final = re.compile(
 )
 _PERSONAL: Final = re.compile(r"(?<![0-9])(?:[0-9]{17}[0-9Xx]|[0-9]{15}|(?:86)?1[3-9][0-9]{9})(?![0-9])")
 """What has the shape of an ID number, today's or the retired one, or of a mobile number."""
-_BETWEEN_DIGITS: Final = re.compile(r"(?<=[0-9])[\s._-]+(?=[0-9Xx])")
+_BETWEEN_DIGITS: Final = re.compile(
+    r"(?<=[0-9])[\s._()/,\u00ad\u200b-\u200f\u2010-\u2015\u2060\u2212\ufeff-]+(?=[0-9Xx])"
+)
+"""By which people part the groups of a number, and what copying brings along."""
 _NOT_IN_A_LINE: Final = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's controls, surrogates, line and paragraph separators."""
 

@@ -7,6 +7,7 @@ an :class:`Answer`; whatever it raises becomes a problem document (RFC 9457).
 
 import contextlib
 import hashlib
+import hmac
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -672,7 +673,12 @@ def _idempotency(request: Request, about: Endpoint, actor: Actor | None, raw: by
     if match is None:
         raise BadRequest("idempotency_key_invalid")
     scope = f"{actor.id if actor else ''}\x1f{about.method} {request.path}\x1f{match[1]}"
-    return Idempotency(hashlib.sha256(scope.encode()).hexdigest(), hashlib.sha256(raw).hexdigest())
+    return Idempotency(hashlib.sha256(scope.encode()).hexdigest(), _body_digest(match[1], raw))
+
+
+def _body_digest(key: str, raw: bytes) -> str:
+    """Under the key, which is not stored: what a person typed cannot be guessed from it."""
+    return hmac.digest(key.encode(), raw, "sha256").hex()
 
 
 def _if_match(request: Request) -> int:

@@ -57,15 +57,19 @@ def connect_documents(settings: Settings, service: str, role: str) -> Database[D
 def ensure_model_indexes(model: Any) -> None:
     """Creates the indexes of a mongoengine document (``estation migrate``).
 
-    An index that an earlier version made under the same name with other options is in the way of the new one: then all
-    of the collection's are made anew, those of the kernel by the calls that follow.
+    An index that an earlier version made under the same name with other options is in the way of the new one: then
+    those that the document names are made anew.
     """
     try:
         model.ensure_indexes()
     except OperationFailure as error:
         if error.code not in INDEX_CONFLICTS:
             raise
-        model._get_collection().drop_indexes()  # noqa: SLF001 (mongoengine's own way)
+        collection = model._get_collection()  # noqa: SLF001 (mongoengine's own way)
+        known = collection.index_information()
+        for spec in model._meta["index_specs"]:  # noqa: SLF001
+            if spec.get("name") in known:
+                collection.drop_index(spec["name"])
         model.ensure_indexes()
 
 

@@ -13,6 +13,8 @@ from services.kernel.settings import SettingError, Settings
 from services.people import rules
 
 SECONDS: Final = 10
+NEVER: Final = frozenset({400, 404, 410, 413, 415, 422})
+"""What is wrong with the message; a token that ran out (401, 403) or a request that still runs (409) is not."""
 LOOPBACK: Final = "127.0.0.1"
 Port = Callable[[str, str, str], None]
 """Hands a text to a number under an id, by which the gateway knows it again; raises Refused, or anything else."""
@@ -78,7 +80,7 @@ class _File:
 
 
 class _Gateway:
-    """``POST {"to", "text", "id"}`` with ``Idempotency-Key``; 2xx is taken, 4xx but 408, 425 and 429 is never."""
+    """``POST {"to", "text", "id"}`` with ``Idempotency-Key``; 2xx is taken, what stands in ``NEVER`` is not, ever."""
 
     def __init__(self, url: str, token: str) -> None:
         self._url, self._session = url, requests.Session()
@@ -93,7 +95,7 @@ class _Gateway:
             timeout=SECONDS,
             allow_redirects=False,
         )
-        if 400 <= answer.status_code < 500 and answer.status_code not in (408, 425, 429):  # noqa: PLR2004
+        if answer.status_code in NEVER:
             raise Refused
-        if not answer.ok or answer.is_redirect:
+        if not 200 <= answer.status_code < 300:  # noqa: PLR2004
             raise requests.HTTPError(str(answer.status_code))

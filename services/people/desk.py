@@ -70,13 +70,17 @@ class Desk:
         "POST",
         f"{BASE}/persons/{ID}/verify",
         "Somebody has shown you the card",
-        body=schemas.ReasonIn,
+        body=schemas.VerifyIn,
         answers={200: schemas.PersonOut},
         roles=COUNTER,
-        conflicts=(409,),
+        conflicts=(409, 412),
     )
     def post_verify(self, call: Call) -> Answer:
-        person = persons.verify(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
+        call.app.throttle_look(call.caller.id)
+        given = call.body
+        person = persons.verify(
+            call.app.store, call.app.vault, act(call), call.path["id"], given["reason"], given["rev"]
+        )
         return Answer(schemas.PersonOut().dump(person_view(person)))
 
     @endpoint(
@@ -119,15 +123,19 @@ class Desk:
         "POST",
         f"{DESK_PAGE}/{ID}/verify",
         "Somebody has shown you the card",
-        body=schemas.ReasonForm,
+        body=schemas.VerifyForm,
         form=True,
         answers={200: None},
         roles=COUNTER,
-        conflicts=(409,),
+        conflicts=(409, 412),
         media_type=HTML,
     )
     def post_verify_page(self, call: Call) -> Answer:
         if call.invalid is not None:
             return desk(call)
-        person = persons.verify(call.app.store, call.app.vault, act(call), call.path["id"], call.body["reason"])
+        call.app.throttle_look(call.caller.id)
+        given = call.body
+        person = persons.verify(
+            call.app.store, call.app.vault, act(call), call.path["id"], given["reason"], given["rev"]
+        )
         return desk(call, found=[person])

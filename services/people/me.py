@@ -22,7 +22,7 @@ PERSON_PAGE, CHILDREN_PAGE, INBOX_PAGE, ERASE_PAGE = (
 
 def person_view(person: dict[str, Any] | None) -> dict[str, Any]:
     """A person as the API shows it; of nobody, nothing."""
-    known = person or {"_id": None, "county": None, "verified_at": None, "consents": []}
+    known = person or {"_id": None, "county": None, "verified_at": None, "rev": None, "consents": []}
     return {name: known.get(name) for name in ("name", "id_number", "phone")} | known
 
 

@@ -75,7 +75,7 @@ class Session(Document):
                 "fields": ["digest"],
                 "name": "digest",
                 "unique": True,
-                "partialFilterExpression": {"digest": {"$type": "string"}},
+                "partialFilterExpression": {"digest": {"$gt": ""}},
             },
             ("account", "state", "_id"),
         ],

@@ -84,17 +84,23 @@ CHILDREN_MAX: Final = 10
 CHILD_YEARS_MAX: Final = 18
 
 
+def _holds(consent: Mapping[str, Any], purpose: str) -> bool:
+    return consent["purpose"] == purpose and not consent.get("until") and bool(consent["version"] == PURPOSES[purpose])
+
+
 def agreed(person: Mapping[str, Any] | None, purpose: str) -> bool:
     """Whether somebody agrees to a purpose now."""
-    return any(one["purpose"] == purpose and not one.get("until") for one in (person or {}).get("consents", ()))
+    return any(_holds(one, purpose) for one in (person or {}).get("consents", ()))
 
 
 def with_consent(consents: Sequence[Mapping[str, Any]], purpose: str, now: datetime, by: str) -> list[dict[str, Any]]:
-    """The record with a consent that holds from now on; one that holds already stays as it is."""
-    kept = [dict(one) for one in consents]
-    if any(one["purpose"] == purpose and not one.get("until") for one in kept):
-        return kept
-    return [*kept, {"purpose": purpose, "version": PURPOSES[purpose], "at": now, "by": by, "until": None}]
+    """The record with a consent that holds from now on; one that holds already stays, one to an older text ends."""
+    if any(_holds(one, purpose) for one in consents):
+        return [dict(one) for one in consents]
+    return [
+        *without_consent(consents, purpose, now),
+        {"purpose": purpose, "version": PURPOSES[purpose], "at": now, "by": by, "until": None},
+    ]
 
 
 def without_consent(consents: Sequence[Mapping[str, Any]], purpose: str, now: datetime) -> list[dict[str, Any]]:
@@ -119,6 +125,8 @@ MESSAGE_STATES: Final = (WAITING, SENT, FAILED)
 CHANNELS: Final = (SMS, CHAT)
 """By which a message may leave the house; each needs the person's consent of the same name."""
 TRIES_MAX: Final = 6
+MESSAGES_A_DAY: Final = 3
+"""Of one kind to one person: nobody proves a number, and who types a stranger's shall not be able to plague them."""
 QUIET_FROM, QUIET_UNTIL = time(21), time(9)
 _SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 

@@ -8,7 +8,7 @@ from marshmallow import EXCLUDE, ValidationError, fields, pre_load, validate, va
 from contracts import roles
 from contracts.codes import PLACES, REPORTING_UNITS
 from services.kernel import personal
-from services.kernel.fields import In, Out, choice, text, uuid_text
+from services.kernel.fields import In, Out, choice, number, text, uuid_text
 from services.kernel.http import Page, ReadQuery
 from services.kernel.messages import Message
 from services.people import rules
@@ -139,6 +139,7 @@ class PersonOut(Out):
     id_number = fields.String(required=True, allow_none=True)
     phone = fields.String(required=True, allow_none=True)
     verified_at = fields.DateTime(required=True, allow_none=True)
+    rev = fields.Integer(required=True, allow_none=True)
     consents = fields.List(fields.Nested(ConsentOut), required=True)
 
 
@@ -218,10 +219,22 @@ class ErasureOut(Out):
     held = fields.List(fields.String(), required=True)
 
 
-class ReasonForm(In):
-    """Why, as a page's form."""
+class ReasonIn(In):
+    """Why; it must name nobody."""
 
     reason = text(2, 200, required=True)
+
+
+class VerifyIn(ReasonIn):
+    """Why, and which version of the person was held against the card."""
+
+    rev = number(1, 10**9, required=True)
+
+
+class VerifyForm(ReasonIn):
+    """The same, as a page's form."""
+
+    rev = fields.Integer(required=True)
 
 
 class LoginQuery(ReadQuery):
@@ -266,12 +279,6 @@ class RegistrationIn(In):
 
 class NothingIn(In):
     """A form with a button only."""
-
-
-class ReasonIn(In):
-    """Why; it must name nobody."""
-
-    reason = text(2, 200, required=True)
 
 
 class GrantIn(ReasonIn):

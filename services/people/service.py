@@ -314,7 +314,7 @@ class PeopleService(Me, Desk):
     @every(1)
     def send_notices(self) -> None:
         app = self.app
-        notices.send_due(app.store, app.phone, app.ports, app.clock(), telemetry.continued(None))
+        notices.send_due(app.store, app.phone, app.ports, app.clock, telemetry.continued(None))
 
     @every(5)
     def finish_erasures(self) -> None:

@@ -255,9 +255,10 @@ class Store:
         """
         return outbox.update(self.database["erasures"], current, write, changes=changes)
 
-    def open_erasures(self, limit: int) -> list[Document]:
-        """Erasures that not everybody has confirmed, the most urgent first."""
-        return [dict(one) for one in Erasure.objects(state=rules.REQUESTED).order_by("due").limit(limit).as_pymongo()]
+    def unfinished_erasures(self, limit: int) -> list[Document]:
+        """Erasures that this service has still to act on, the most urgent first."""
+        todo = {"state": rules.REQUESTED, "$or": [{"here": False}, {"waits": []}]}
+        return [dict(one) for one in Erasure.objects(__raw__=todo).order_by("due").limit(limit).as_pymongo()]
 
     def overdue_erasures(self, today: str) -> int:
         """Erasures that should have been confirmed before today."""
@@ -300,6 +301,11 @@ class Store:
         query = Notice.objects(__raw__={"messages.state": rules.WAITING, "messages": {"$elemMatch": waiting}})
         return [dict(one) for one in query.order_by("messages.due").limit(limit).as_pymongo()]
 
+    def messages_since(self, account: str, template: str, since: datetime) -> int:
+        """How many notices of this kind left the house for somebody."""
+        found = {"account": account, "template": template, "at": {"$gte": since}, "messages": {"$ne": []}}
+        return self.database["notices"].count_documents(found)
+
     def empty_notices(self, before: datetime) -> int:
         """Takes the particulars out of notices that are older; how many. Their audit rows stay, so they do too."""
         old = {
@@ -326,6 +332,10 @@ class Store:
     def step(self, key: str, kind: str, browser: str, since: datetime) -> Document | None:
         """A step that this browser began, not before ``since``."""
         return self.database[STEPS].find_one(_step(key, kind, browser, since))
+
+    def forget_steps(self, logins: Sequence[str]) -> None:
+        """Ends what is under way for these logins: who was erased gets no account by sending an old form."""
+        self.database[STEPS].delete_many({"login": {"$in": list(logins)}})
 
     def take_step(self, key: str, kind: str, browser: str, since: datetime) -> Document | None:
         """The same, once."""

@@ -72,6 +72,9 @@ class Vault:
             self._database[collection].update_many(
                 {"account": {"$in": list(accounts)}, "ref": {"$type": "string"}}, {"$set": {"ref": None}}
             )
+        self._database["children"].update_many(
+            {"account": {"$in": list(accounts)}, "idempotency": {"$exists": True}}, {"$unset": {"idempotency": ""}}
+        )
         self._end_accounts(list(accounts))
         return forgotten
 

@@ -216,7 +216,7 @@ REQUESTS: Final[Mapping[str, Callable[[Place], Request]]] = {
     "post_people_persons_find": lambda _at: Request(body={"name": NAME}),
     "get_people_persons_id": lambda at: Request({"id": at.account}),
     "post_people_persons_id_reveal": lambda at: Request({"id": at.account}, body=REASON),
-    "post_people_persons_id_verify": lambda at: Request({"id": at.account}, body=REASON),
+    "post_people_persons_id_verify": lambda at: Request({"id": at.account}, body={**REASON, "rev": 1}),
 }
 """Requests that succeed for who may; operations that need nothing are left out."""
 

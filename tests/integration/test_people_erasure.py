@@ -11,11 +11,15 @@ import bson
 import pytest
 from pymongo import MongoClient
 
-from services.kernel import clock, masterkeys, mongo
+from services.kernel import clock, masterkeys, mongo, telemetry
+from services.kernel.act import Act
+from services.kernel.errors import Conflict, Gone
 from services.kernel.mongo import Document
 from services.metrics import store as metrics_store
-from services.people.handlers import erasure, logins, notices
-from tests.builders import id_number
+from services.people import rules
+from services.people.handlers import erasure, grants, logins, notices, persons
+from services.people.store import Store
+from tests.builders import id_number, officer
 from tests.integration.stations_api import Stations
 from tests.integration.test_people_persons import Somebody
 from tests.parts import PROJECT, World, outside, until
@@ -23,6 +27,7 @@ from tests.people import People
 
 NAME, PHONE, CHILD = "司马长风", "13805487777", "司马小雨"
 NUMBER, CHILD_NUMBER = id_number(1), id_number(2, date(2018, 6, 1))
+NO_TRACE = telemetry.continued(None)
 SECRETS = (NAME, PHONE, CHILD, NUMBER, CHILD_NUMBER)
 
 
@@ -193,6 +198,46 @@ def test_what_a_killed_process_began_is_finished(people: People, dies_after: str
     assert {person[name] for name in ("name", "id_number", "phone", "name_index")} == {None}
     assert people.store.open_sessions(me.id) == []
     assert people.store.own_account(me.id)["logins"] == []
+
+
+def test_what_is_written_while_somebody_is_erased_goes_too(people: People) -> None:
+    me = Somebody(people)
+    number = id_number(60)
+    given = {"name": NAME, "id_number": number, "phone": "+86" + PHONE, "consent": True}
+    keep = Store.keep_person
+
+    def erased_meanwhile(store: Store, document: Document, write: Any) -> Document:
+        people.erase(me.id)
+        return keep(store, document, write)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Store, "keep_person", erased_meanwhile)
+        with pytest.raises(Conflict, match="person_erased"):
+            persons.keep_own(people.store, people.vault, people.act(me.id), given)
+    kept: Any = people.database["persons"].find_one({"_id": me.id})
+    assert {kept[name] for name in ("name", "name_index", "id_number_index", "phone_index", "ref")} == {None}
+    assert Somebody(people).identify(number).status == 200, "the number is free again"
+
+
+def test_an_erasure_that_was_confirmed_before_it_was_done_here_is_completed(people: People) -> None:
+    me = Somebody(people)
+    people.erase(me.id)
+    people.database["erasures"].update_one({"_id": me.id}, {"$set": {"waits": [], "state": rules.REQUESTED}})
+    until(lambda: people.store.erasure(me.id)["state"] == rules.COMPLETED, "the timer completes it")  # type: ignore[index]
+
+
+def test_no_login_role_or_form_brings_an_erased_account_back(people: People) -> None:
+    me = Somebody(people)
+    [login] = people.store.own_account(me.id)["logins"]
+    ticket = logins.begin_registration(people.store, login, "demo", "/", "browser", clock.now())
+    people.erase(me.id)
+    with pytest.raises(Gone, match="login_expired"):
+        logins.registration(people.store, ticket, "browser", clock.now())
+    secret = logins.open_session(people.store, people.store.own_account(me.id), "demo", clock.now(), NO_TRACE)
+    assert logins.live_session(people.store, secret, clock.now()) is None
+    act = Act(officer(), clock.now(), NO_TRACE)
+    with pytest.raises(Conflict, match="person_erased"):
+        grants.grant_role(people.store, act, me.id, "volunteer", "370902", "as planned")
 
 
 def test_asking_twice_is_asking_once(people: People) -> None:

@@ -82,7 +82,7 @@ def send(people: People, gateway: Gateway, at: datetime) -> int:
         return people.vault.persons.open(person)["phone"] if rules.agreed(person, channel) else None
 
     ports = channels.ports(Settings(sms=gateway.url, chat=gateway.url))
-    return notices.send_due(people.store, phone, ports, at, telemetry.continued(None))
+    return notices.send_due(people.store, phone, ports, lambda: at, telemetry.continued(None))
 
 
 def test_a_message_waits_for_the_morning_and_is_sent_once(people: People, gateway: Gateway) -> None:
@@ -94,7 +94,11 @@ def test_a_message_waits_for_the_morning_and_is_sent_once(people: People, gatewa
     assert send(people, gateway, MORNING) == 1
     assert send(people, gateway, DAY) == 0
     [got] = gateway.taken
-    assert (got["to"], got["text"], got["id"]) == ("+8613805480009", "您已被授予角色：志愿者。", me.notice["_id"])
+    assert (got["to"], got["text"], got["id"]) == (
+        "+8613805480009",
+        "您已被授予角色：志愿者。",
+        me.notice["_id"] + ".sms",
+    )
     assert me.sms | {"due": None} == {"channel": "sms", "state": "sent", "tries": 1, "due": None, "reason": None}
     assert me.events == [("notice_dispatched", "inbox"), ("notice_dispatched", "sms")]
 
@@ -211,3 +215,21 @@ def test_an_old_notice_loses_its_particulars_and_a_younger_one_keeps_them(people
     assert (old.notice["params"], old.notice["messages"]) == ({}, [])
     assert young.notice["params"] == {"role": "volunteer"}
     assert (people.store.empty_notices(DAY), send(people, gateway, DAY)) == (0, 1)
+
+
+def test_what_comes_late_waits_until_people_are_awake(people: People, gateway: Gateway) -> None:
+    me = Reachable(people)
+    me.tell("role_granted", NIGHT - timedelta(hours=2), role="volunteer")  # 20:30, and nobody was there to send it
+    assert send(people, gateway, NIGHT) == 0
+    assert (gateway.taken, me.sms["due"], me.sms["tries"]) == ([], MORNING, 0)
+    assert send(people, gateway, MORNING) == 1
+
+
+def test_nobody_is_plagued_with_messages_but_the_inbox_has_all(people: People, gateway: Gateway) -> None:
+    me = Reachable(people)
+    for number in range(8):
+        me.tell("new_login", DAY + timedelta(minutes=number))
+    assert send(people, gateway, DAY + timedelta(hours=1)) == rules.MESSAGES_A_DAY
+    assert people.database["notices"].count_documents({"account": me.id}) == 8
+    me.tell("new_login", DAY + timedelta(days=1, hours=1))
+    assert send(people, gateway, DAY + timedelta(days=1, hours=1)) == 1

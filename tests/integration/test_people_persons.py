@@ -214,14 +214,30 @@ def test_staff_at_a_counter_verify_others_and_a_new_name_has_to_be_verified_agai
     staff = Somebody(people, HERE, ("station_staff", HERE))
     staff.identify(id_number(34))
     assert staff.call("POST", f"/persons/{me.id}/reveal", {"reason": "curious"}).status == 403
-    verified = staff.call("POST", f"/persons/{me.id}/verify", {"reason": "card shown"})
+    [seen] = staff.call("POST", "/persons/find", {"id_number": number}).json["items"]
+    card = {"reason": "card shown", "rev": seen["rev"]}
+    verified = staff.call("POST", f"/persons/{me.id}/verify", card)
     assert verified.json["verified_at"] is not None
-    assert staff.call("POST", f"/persons/{me.id}/verify", {"reason": "card shown"}).json == verified.json
-    own = staff.call("POST", f"/persons/{staff.id}/verify", {"reason": "my own"})
+    again = {**card, "rev": verified.json["rev"]}
+    assert staff.call("POST", f"/persons/{me.id}/verify", again).json == verified.json
+    looks = people.database["audit_looks"].count_documents({"actor": staff.id, "subjects": me.id})
+    assert looks == 3, "each time somebody was shown"
+    own = staff.call("POST", f"/persons/{staff.id}/verify", {"reason": "my own", "rev": 1})
     assert (own.status, own.code) == (403, "separation_of_duties")
     assert [one["template"] for one in me.call("GET", "/me/notices").json["items"]] == ["identity_verified"]
     assert me.identify(number).json["verified_at"] == verified.json["verified_at"], "nothing new"
     assert me.identify(number, OTHER).json["verified_at"] is None
+
+
+def test_a_card_is_held_against_what_the_staff_saw_and_nothing_newer(people: People) -> None:
+    me = Somebody(people)
+    me.identify(id_number(50))
+    staff = Somebody(people, HERE, ("station_staff", HERE))
+    seen = staff.call("GET", f"/persons/{me.id}").json
+    me.identify(id_number(51))
+    refused = staff.call("POST", f"/persons/{me.id}/verify", {"reason": "card shown", "rev": seen["rev"]})
+    assert refused.status == 412
+    assert me.call("GET", "/me/person").json["verified_at"] is None
 
 
 def test_the_export_has_all_of_it_in_full_and_nobody_elses(people: People) -> None:

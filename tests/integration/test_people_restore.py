@@ -69,3 +69,11 @@ def test_an_index_of_an_earlier_version_gives_way(world: World) -> None:
         known = accounts.index_information()
         assert known["logins"]["partialFilterExpression"] == {"logins": {"$gt": ""}}
         assert {"outbox", "unsealed", "idempotency"} <= set(known), "the kernel's are there again"
+
+
+def test_what_the_edge_asks_with_every_request_is_found_by_an_index(world: World) -> None:
+    with People(world) as people:
+        people.session(people.account("370902"))
+        plan = people.database["sessions"].find({"digest": "0" * 64}).explain()["queryPlanner"]["winningPlan"]
+        assert "COLLSCAN" not in repr(plan)
+        assert "'indexName': 'digest'" in repr(plan)

@@ -214,6 +214,12 @@ NUMBER = id_number(5)
         "电话138 0548 1234",
         "+86-138-0548-1234",
         "138.0548.1234",
+        "138\u20130548\u20131234",
+        "138\u20110548\u20111234",
+        "138\u200b05481234",
+        "138/0548/1234",
+        "138,0548,1234",
+        f"{NUMBER[:6]}/{NUMBER[6:14]}/{NUMBER[14:]}",
     ],
 )
 def test_who_somebody_is_has_no_place_in_free_text(said: str) -> None:
@@ -224,7 +230,16 @@ def test_who_somebody_is_has_no_place_in_free_text(said: str) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    ["第17届", "2025-07-16 12:00", "6901234567892", "0538-8214567", "泰山大街 128 号 3-201", "12345678901234567890"],
+    [
+        "第17届",
+        "2025-07-16 12:00",
+        "6901234567892",
+        "0538-8214567",
+        "泰山大街 128 号 3-201",
+        "12345678901234567890",
+        "2026/11/23, 2026/11/24",
+        "3栋201, 12楼",
+    ],
 )
 def test_other_figures_may_stand_in_it(said: str) -> None:
     assert LINE.deserialize(f" {said} ") == said

@@ -25,7 +25,7 @@ def test_a_gateway_gets_number_text_and_id_once(tmp_path: Path) -> None:
     assert (got["headers"]["Idempotency-Key"], got["headers"]["Authorization"]) == ("n1", "Bearer secret")
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422])
+@pytest.mark.parametrize("status", [400, 404, 410, 422])
 def test_what_a_gateway_refuses_is_never_sent_again(status: int) -> None:
     with Gateway() as gateway:
         gateway.answers.append(status)
@@ -33,7 +33,7 @@ def test_what_a_gateway_refuses_is_never_sent_again(status: int) -> None:
             channels.ports(Settings(sms=gateway.url))[CHANNEL]("+8613805480001", "您好", "n1")
 
 
-@pytest.mark.parametrize("status", [302, 408, 425, 429, 500, 503])
+@pytest.mark.parametrize("status", [302, 304, 401, 403, 408, 409, 425, 429, 500, 503])
 def test_what_a_gateway_cannot_do_now_may_be_tried_again_and_no_redirect_is_followed(status: int) -> None:
     with Gateway() as gateway:
         gateway.answers.append(status)

@@ -7,7 +7,7 @@ from contracts.catalogue import ERASERS
 from contracts.codes import Held
 from contracts.envelope import Event
 from contracts.events.people import ErasureCompletedV1, SubjectErasedV1
-from services.kernel import auth, clock
+from services.kernel import auth, clock, logging
 from services.kernel.act import Act
 from services.kernel.errors import Conflict, NotFound
 from services.kernel.mongo import Document
@@ -51,9 +51,12 @@ def erase(store: Store, vault: Vault, act: Act) -> Document:
 
 def finish(store: Store, vault: Vault, act: Act) -> int:
     """Does what a process that died left undone; how many erasures that were."""
-    found = [one for one in store.open_erasures(BATCH) if not one["here"]]
+    found = store.unfinished_erasures(BATCH)
     for one in found:
-        _here(store, vault, act, one)
+        try:
+            _here(store, vault, act, one)
+        except Exception as error:  # noqa: BLE001 (one person's trouble must not keep the others)
+            logging.get().error("erasure_not_finished", exc_info=error)
     return len(found)
 
 
@@ -64,6 +67,7 @@ def _here(store: Store, vault: Vault, act: Act, erasure: Document) -> Document:
 
     def emptied() -> None:
         current = store.own_account(account)
+        store.forget_steps(current["logins"])
         if current["logins"] or current["grants"]:
             write = act.write("account.erase", before={"grants": len(current["grants"])}, after={"grants": 0})
             store.change_account(current, write, logins=[], grants=[], declared=[])
@@ -139,4 +143,15 @@ def refuse_erased(store: Store, account: str) -> None:
         Conflict: person_erased.
     """
     if store.erasure(account) is not None:
+        raise Conflict("person_erased")
+
+
+def clear_if_erased(store: Store, vault: Vault, account: str) -> None:
+    """After a write of personal data: what an erasure meanwhile did not see goes too.
+
+    Raises:
+        Conflict: person_erased.
+    """
+    if store.erasure(account) is not None:
+        vault.forget([account])
         raise Conflict("person_erased")

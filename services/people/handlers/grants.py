@@ -10,7 +10,7 @@ from services.kernel.errors import Conflict, FieldError, Forbidden, Invalid
 from services.kernel.mongo import Document
 from services.kernel.outbox import settle
 from services.people import rules
-from services.people.handlers import notices
+from services.people.handlers import erasure, notices
 from services.people.store import Store
 
 
@@ -28,6 +28,7 @@ def grant_role(store: Store, act: Act, id_: str, role: str, scope: str, reason: 
     def attempt() -> Document:
         account = store.account(id_, act.actor)
         _refuse(act, account, role, scope)
+        erasure.refuse_erased(store, id_)
         return _grant(store, act, account, role, scope, reason)
 
     return settle(attempt)

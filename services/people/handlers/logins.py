@@ -140,7 +140,7 @@ def live_session(store: Store, secret: str, now: datetime) -> tuple[Document, Do
     if session is None:
         return None
     account = store.own_account(session["account"])
-    if not rules.lives(session, rules.held(account), now):
+    if not account["logins"] or not rules.lives(session, rules.held(account), now):
         return None
     if now - session["seen_at"] >= rules.SEEN_EVERY:
         store.see(session["_id"], now)

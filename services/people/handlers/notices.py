@@ -1,7 +1,7 @@
 """Being told: the in-app inbox at once, a message when it may go out, tried until it is out or cannot go."""
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pymongo.client_session import ClientSession
@@ -19,6 +19,7 @@ from services.people.channels import Port, Refused
 from services.people.store import Store
 
 BATCH: Final = 20
+DAY: Final = timedelta(days=1)
 _MESSENGER: Final = auth.system("messenger")
 PhoneOf = Callable[[str, str], str | None]
 """The number of an account for a channel; None where the person does not, or no longer, agree to that."""
@@ -51,7 +52,7 @@ def tell(
         "read_at": None,
         "messages": [],
     }
-    if known.leaves:
+    if known.leaves and store.messages_since(account["_id"], template, now - DAY) < rules.MESSAGES_A_DAY:
         person = store.person(account["_id"])
         waiting = {"state": rules.WAITING, "tries": 0, "due": rules.due(known, now), "reason": None}
         document["messages"] = [{"channel": one, **waiting} for one in rules.CHANNELS if rules.agreed(person, one)]
@@ -60,17 +61,17 @@ def tell(
     store.keep_notice(document, act.write("notice.tell", emit, after={"template": template}), session)
 
 
-def send_due(store: Store, phone_of: PhoneOf, ports: Mapping[str, Port], now: datetime, trace: str) -> int:
+def send_due(store: Store, phone_of: PhoneOf, ports: Mapping[str, Port], now: clock.Clock, trace: str) -> int:
     """Hands over the messages that are due; how many were handed over or given up.
 
     What dies between the handing over and its note is handed over again, under the same id.
     """
     settled = 0
-    for notice in store.due_notices(now, BATCH):
-        act = Act(_MESSENGER, now, trace)
+    for notice in store.due_notices(now(), BATCH):
         try:
             for message in notice["messages"]:
-                if message["state"] == rules.WAITING and message["due"] <= now:
+                act = Act(_MESSENGER, now(), trace)  # a slow gateway takes its time
+                if message["state"] == rules.WAITING and message["due"] <= act.now:
                     notice, done = _try(store, act, notice, message["channel"], phone_of, ports)  # noqa: PLW2901
                     settled += done
         except Stale:
@@ -82,16 +83,22 @@ def _try(
     store: Store, act: Act, notice: Document, channel: str, phone_of: PhoneOf, ports: Mapping[str, Port]
 ) -> tuple[Document, bool]:
     """The notice after one try, and whether that was the last one."""
+    later = rules.due(rules.TEMPLATES[notice["template"]], act.now)
+    if later > act.now:  # it came late, and now people sleep
+        write = act.write("notice.wait", after={channel: "quiet"})
+        return store.change_notice(notice, write, messages=_with(notice, channel, due=later)), False
     tries = next(one["tries"] for one in notice["messages"] if one["channel"] == channel) + 1
     again = rules.due(rules.TEMPLATES[notice["template"]], rules.next_try(tries, act.now))
     # claimed before it is sent: of two processes one goes on, and one that dies comes back to it later
     write = act.write("notice.try", after={channel: tries})
     claimed = store.change_notice(notice, write, messages=_with(notice, channel, tries=tries, due=again))
-    phone = phone_of(notice["account"], channel)
-    if phone is None:
-        return _give_up(store, act, claimed, channel, NoticeFailure.NO_ADDRESS)
     try:
-        ports[channel](phone, words(notice, "zh"), notice["_id"])
+        phone = phone_of(notice["account"], channel)
+        if phone is None:
+            return _give_up(store, act, claimed, channel, NoticeFailure.NO_ADDRESS)
+        ports[channel](phone, words(notice, "zh"), f"{notice['_id']}.{channel}")
+    except Stale:
+        raise
     except Refused:
         return _give_up(store, act, claimed, channel, NoticeFailure.REFUSED)
     except Exception as error:  # noqa: BLE001 (whatever a gateway's trouble is, it is tried again; its text may quote)

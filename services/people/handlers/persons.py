@@ -1,6 +1,7 @@
 """Who somebody is: what people say of themselves and their children, what officers may look at, and the whole of it."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ from pymongo.client_session import ClientSession
 from services.kernel import audit, clock, ids, personal
 from services.kernel.act import Act
 from services.kernel.auth import Actor
-from services.kernel.errors import Conflict, FieldError, Forbidden, Invalid, NotFound
+from services.kernel.errors import Conflict, FieldError, Forbidden, Invalid, NotFound, PreconditionFailed
 from services.kernel.mongo import Document
 from services.kernel.outbox import Idempotency, settle
 from services.people import rules
@@ -68,12 +69,14 @@ def keep_own(store: Store, vault: Vault, act: Act, given: Mapping[str, Any]) -> 
         changed = [name for name in PERSONAL if same.get(name) != values[name]]
         if {"name", "id_number"} & set(changed):
             changes["verified_at"] = None
-        if not changed and rules.agreed(person, rules.IDENTITY):
+        if not changed and changes["consents"] == person["consents"]:
             return person
         write = act.write("person.change", after=dict.fromkeys(changed, "set"), personal=PERSONAL)
         return store.change_person(person, write, changes)
 
-    return shown(vault, settle(attempt), whole=("name", "phone"))
+    kept = settle(attempt)
+    erasure.clear_if_erased(store, vault, account)
+    return shown(vault, kept, whole=("name", "phone"))
 
 
 def agree(store: Store, act: Act, purpose: str) -> Document:
@@ -118,11 +121,11 @@ def withdraw(store: Store, vault: Vault, act: Act, purpose: str) -> Document:
         write = act.write("consent.withdraw", before={purpose: rules.PURPOSES[purpose]})
         return store.change_person(person, write, changes)
 
-    changed = settle(attempt)
-    if purpose in (rules.IDENTITY, rules.CHILDREN):
+    if purpose in (rules.IDENTITY, rules.CHILDREN):  # before the consent ends: a kept child has one at any time
         for child in store.children(act.actor.id):
-            take_out(store, vault, act, child["_id"])
-    return changed
+            with suppress(NotFound):  # taken out by another request
+                take_out(store, vault, act, child["_id"])
+    return settle(attempt)
 
 
 # Children
@@ -163,6 +166,10 @@ def add_child(
     }
     write = act.write("child.add", after={"name": "set", "id_number": "set"}, personal=("name", "id_number"))
     kept, new = store.keep_child(document, write, idempotency)
+    erasure.clear_if_erased(store, vault, account)
+    if not rules.agreed(store.person(account), rules.CHILDREN):  # withdrawn meanwhile
+        take_out(store, vault, act, kept["_id"])
+        raise Conflict("identity_missing")
     return _child(kept, vault.children.open(kept)), new
 
 
@@ -226,21 +233,26 @@ def reveal(store: Store, vault: Vault, act: Act, account: str, reason: str) -> D
     return shown(vault, person, whole=PERSONAL)
 
 
-def verify(store: Store, vault: Vault, act: Act, account: str, reason: str) -> Document:
-    """Notes that somebody showed the card to the actor, who is somebody else.
+def verify(store: Store, vault: Vault, act: Act, account: str, reason: str, rev: int) -> Document:
+    """Notes that somebody showed the card to the actor, who is somebody else; ``rev``: of what the actor compared.
 
     Raises:
         NotFound: not there, or not the actor's to see.
         Forbidden: separation_of_duties: one's own.
         Conflict: identity_missing.
+        PreconditionFailed: the person has changed something since.
     """
     if account == act.actor.id:
         raise Forbidden("separation_of_duties")
+    store.person_seen(account, act.actor)
+    _note(store, act, "person.look", [account], PERSONAL)
 
     def attempt() -> Document:
         person = store.person_seen(account, act.actor)
         if not person["ref"]:
             raise Conflict("identity_missing")
+        if person["rev"] != rev:
+            raise PreconditionFailed
         if person["verified_at"] is not None:
             return person
         write = act.write("person.verify", reason=reason, before={"verified": False}, after={"verified": True})
