@@ -20,7 +20,7 @@ from tests.e2e.browsing import DESK, PHONE, chromium, needs_chromium, tab
 from tests.e2e.conftest import System
 from tests.e2e.test_login import log_in, session_of
 
-WORKER, PARENT, OFFICER, NEWCOMER = "演示职工一", "演示家长一", "演示县级经办人一", "首次登录的人"
+WORKER, PARENT, OFFICER, NEWCOMER = "演示职工一", "演示家长一", "演示市级经办人", "首次登录的人"
 CHILD_BORN = date(2018, 5, 6)
 HAN = re.compile(r"[\u3400-\u9fff]")
 CONTROLS = "input:not([type=hidden]), select, textarea"
@@ -256,6 +256,7 @@ def test_all_of_it_is_downloaded_in_full(system: System, browser: Browser, cooki
 
 def test_a_newcomer_is_verified_at_a_desk_and_erased(system: System, browser: Browser, cookies: Cookies) -> None:
     number = id_number(304)
+    # whom a test before has registered may live in another county: an officer of the city finds everybody
     with visit(browser, number=number) as page, visit(browser, cookies(OFFICER), DESK, number=number) as desk:
         _come_in_for_the_first_time(system, page)
         keep(system, page, number, name="王示例", phone="139 5380 0001")
