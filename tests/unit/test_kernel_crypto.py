@@ -399,3 +399,11 @@ def test_a_place_is_what_the_design_says() -> None:
 
 def test_a_token_begins_with_its_version() -> None:
     assert seal(AESGCM(KEY), b"", b"")[:1] == masterkeys.VERSION == b"\x01"
+
+
+def test_who_could_read_a_key_file_can_read_it_after_a_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    masterkeys.create_key_file(path, demo=True, federation=False)
+    path.chmod(0o640)
+    masterkeys.rotate_key_file(path)
+    assert path.stat().st_mode & 0o777 == 0o640

@@ -99,3 +99,13 @@ def test_wherever_a_login_leads_is_a_place_on_this_site(text: str) -> None:
     assert path.startswith("/")
     assert not path.startswith("//")
     assert local_path(path).startswith("/")
+
+
+def test_a_consent_to_an_older_text_is_none_and_ends_with_the_next_one() -> None:
+    now = NOON
+    old = [{"purpose": rules.SMS, "version": "2025-01", "at": now, "by": rules.ONESELF, "until": None}]
+    assert not rules.agreed({"consents": old}, rules.SMS)
+    both = rules.with_consent(old, rules.SMS, now, rules.ONESELF)
+    assert [(one["version"], one["until"]) for one in both] == [("2025-01", now), (rules.PURPOSES[rules.SMS], None)]
+    assert rules.agreed({"consents": both}, rules.SMS)
+    assert rules.with_consent(both, rules.SMS, now, rules.ONESELF) == both
