@@ -40,6 +40,17 @@ MESSAGES: Final = {
 }
 
 
+def _ticked(code: str) -> fields.Boolean:
+    """A box of a page's form that has to be ticked; else ``code``."""
+    return fields.Boolean(
+        required=True,
+        truthy={"yes"},
+        falsy={"no"},
+        validate=validate.Equal(True, error=code),
+        error_messages={"required": code},
+    )
+
+
 class PersonIn(In):
     """Who one is, and that it may be kept for that."""
 
@@ -52,13 +63,7 @@ class PersonIn(In):
 class PersonForm(PersonIn):
     """The same, as a page's form."""
 
-    consent = fields.Boolean(
-        required=True,
-        truthy={"yes"},
-        falsy={"no"},
-        validate=validate.Equal(True, error="consent_required"),
-        error_messages={"required": "consent_required"},
-    )
+    consent = _ticked("consent_required")
 
 
 class ChildIn(In):
@@ -72,13 +77,7 @@ class ChildIn(In):
 class ChildForm(ChildIn):
     """The same, as a page's form."""
 
-    consent = fields.Boolean(
-        required=True,
-        truthy={"yes"},
-        falsy={"no"},
-        validate=validate.Equal(True, error="consent_required"),
-        error_messages={"required": "consent_required"},
-    )
+    consent = _ticked("consent_required")
 
 
 class ConsentForm(In):
@@ -90,13 +89,7 @@ class ConsentForm(In):
 class EraseForm(In):
     """That one means it."""
 
-    sure = fields.Boolean(
-        required=True,
-        truthy={"yes"},
-        falsy={"no"},
-        validate=validate.Equal(True, error="required"),
-        error_messages={"required": "required"},
-    )
+    sure = _ticked("required")
 
 
 class FindIn(In):
@@ -268,13 +261,7 @@ class RegistrationIn(In):
     ticket = fields.String(required=True, validate=validate.Length(max=100, error="bad_length_of_text"))
     county = choice(REPORTING_UNITS, required=True)
     parent = fields.Boolean(load_default=False, truthy={"yes"}, falsy={"no"})
-    terms = fields.Boolean(
-        required=True,
-        truthy={"yes"},
-        falsy={"no"},
-        validate=validate.Equal(True, error="terms_not_accepted"),
-        error_messages={"required": "terms_not_accepted"},
-    )
+    terms = _ticked("terms_not_accepted")
 
 
 class NothingIn(In):
