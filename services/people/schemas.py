@@ -106,7 +106,7 @@ class FindIn(In):
 
 
 class FindForm(FindIn):
-    """The same with one field, of which kind it says."""
+    """The same, as a page's form: what was left empty was not given."""
 
     @pre_load
     def _filled(self, data: Mapping[str, Any], **_kwargs: Any) -> dict[str, Any]:
