@@ -111,8 +111,8 @@ def assert_counted_once(database: Database[Document], events: Sequence[Event]) -
 
 
 def publish(world: World, events: Sequence[Event]) -> None:
-    """Publishes events as the relay does: batches by type."""
-    send(world, [message for message, _count in pack(events)])
+    """Publishes events of one service as its relay does: batches by type."""
+    send(world, [message for message, _count in pack(events)], events[0]["type"].split(".", 1)[0])
 
 
 def publish_batch(world: World, raw: Sequence[Any]) -> None:
@@ -121,8 +121,8 @@ def publish_batch(world: World, raw: Sequence[Any]) -> None:
     send(world, [Message(catalogue.exchange("stations"), RECORDED, body, envelope.BATCH_CONTENT_TYPE)])
 
 
-def send(world: World, messages: Sequence[Message]) -> None:
-    """Publishes messages as the user ``stations``; each must be confirmed."""
-    publisher = Publisher(world.broker.url_for("stations"), "test")
+def send(world: World, messages: Sequence[Message], owner: str = "stations") -> None:
+    """Publishes messages as the user ``owner``; each must be confirmed."""
+    publisher = Publisher(world.broker.url_for(owner), "test")
     with closing(publisher):
         assert all(publisher.publish(messages))

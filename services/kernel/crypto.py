@@ -95,6 +95,10 @@ class SubjectKeys:
         """Whether anybody has or had a key."""
         return self._rows.find_one({}, {"_id": 1}) is not None
 
+    def destroyed(self, subject: str) -> bool:
+        """Whether a person's key was destroyed; asks the database, whatever this process still has at hand."""
+        return self._rows.find_one({"_id": subject, "key": {"$exists": False}}, {"_id": 1}) is not None
+
     def wrapped(self) -> dict[str, int]:
         """How many keys each master key wraps."""
         groups: list[Document] = [

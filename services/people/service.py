@@ -278,7 +278,13 @@ class PeopleService(Me, Desk):
     def post_grants(self, call: Call) -> Answer:
         given = call.body
         account = grants.grant_role(
-            call.app.store, act(call), call.path["id"], given["role"], given["scope"], given["reason"]
+            call.app.store,
+            call.app.vault,
+            act(call),
+            call.path["id"],
+            given["role"],
+            given["scope"],
+            given["reason"],
         )
         return found(schemas.AccountOut().dump(account), account["rev"])
 

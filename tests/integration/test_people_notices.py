@@ -178,10 +178,10 @@ def test_a_role_and_its_notice_come_together_or_not_at_all(people: People, monke
 
     monkeypatch.setattr(Store, "change_account", broken)
     with pytest.raises(Stale):
-        grants.grant_role(people.store, act, me.id, "volunteer", "370902", "as planned")
+        grants.grant_role(people.store, people.vault, act, me.id, "volunteer", "370902", "as planned")
     assert people.database["notices"].count_documents({"account": me.id}) == 0
     monkeypatch.setattr(Store, "change_account", change)
-    grants.grant_role(people.store, act, me.id, "volunteer", "370902", "as planned")
+    grants.grant_role(people.store, people.vault, act, me.id, "volunteer", "370902", "as planned")
     assert (me.notice["template"], me.notice["params"]) == ("role_granted", {"role": "volunteer"})
     assert notices.words(me.notice, "en") == "You were given a role: Volunteer."
 

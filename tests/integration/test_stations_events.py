@@ -12,7 +12,9 @@ from contracts import envelope
 from contracts.catalogue import CATALOGUE
 from services.kernel import clock
 from services.stations import rules
+from tests import builders
 from tests.integration.stations_api import Kiosk, Stations, ago, day_of, once_each, row, total
+from tests.metrics import publish
 from tests.parts import Tap, World, until
 
 COUNTY: Final = "370902-js"
@@ -209,6 +211,18 @@ def fall_silent(stations: Stations) -> Produced:
     stations.database["stations"].update_one({"_id": kiosk.station}, {"$set": {"state_since": then}})
     stations.start()  # the watch looks at once
     return kiosk.id, {"station": kiosk.station}, {("stations.silences", today()): 1}
+
+
+@produces("stations.erasure_confirmed.v1")
+def forget_a_person(stations: Stations) -> Produced:
+    data = {"day": today(), "due": today(), "refs": []}
+    asked = builders.event("people.subject_erased.v1", data, county=COUNTY)
+    publish(stations.world, [asked])
+    return (
+        asked["subject"],
+        {"day": today(), "documents": 0, "held": ["audit_trail"]},
+        {("people.erasures_confirmed", today()): 1},
+    )
 
 
 def test_every_event_of_the_catalogue_has_a_producer_here() -> None:

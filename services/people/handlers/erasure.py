@@ -136,13 +136,13 @@ def receipt(store: Store, account: str) -> Document:
     return found
 
 
-def refuse_erased(store: Store, account: str) -> None:
-    """Lets nothing new be kept of somebody who is being erased.
+def refuse_erased(store: Store, vault: Vault, account: str) -> None:
+    """Lets nothing new be kept of somebody who is being erased, or was before the backup that was restored.
 
     Raises:
         Conflict: person_erased.
     """
-    if store.erasure(account) is not None:
+    if _erased(store, vault, account):
         raise Conflict("person_erased")
 
 
@@ -152,6 +152,10 @@ def clear_if_erased(store: Store, vault: Vault, account: str) -> None:
     Raises:
         Conflict: person_erased.
     """
-    if store.erasure(account) is not None:
+    if _erased(store, vault, account):
         vault.forget([account])
         raise Conflict("person_erased")
+
+
+def _erased(store: Store, vault: Vault, account: str) -> bool:
+    return store.erasure(account) is not None or vault.keys.destroyed(account)

@@ -12,15 +12,16 @@ from services.kernel.outbox import settle
 from services.people import rules
 from services.people.handlers import erasure, notices
 from services.people.store import Store
+from services.people.vault import Vault
 
 
-def grant_role(store: Store, act: Act, id_: str, role: str, scope: str, reason: str) -> Document:
+def grant_role(store: Store, vault: Vault, act: Act, id_: str, role: str, scope: str, reason: str) -> Document:
     """Makes somebody of the officer's district something.
 
     Raises:
         NotFound: no account of the officer's district.
         Forbidden: to oneself, or beyond what the officer may grant.
-        Conflict: already_granted; other_district: all roles of a person are held over one.
+        Conflict: already_granted; other_district: all roles of a person are held over one; person_erased.
     """
     if scope not in roles.ROLES[roles.Role(role)].over:
         raise Invalid([FieldError("scope", "not_for_this_role")])
@@ -28,7 +29,7 @@ def grant_role(store: Store, act: Act, id_: str, role: str, scope: str, reason: 
     def attempt() -> Document:
         account = store.account(id_, act.actor)
         _refuse(act, account, role, scope)
-        erasure.refuse_erased(store, id_)
+        erasure.refuse_erased(store, vault, id_)
         return _grant(store, act, account, role, scope, reason)
 
     return settle(attempt)

@@ -49,7 +49,7 @@ def keep_own(store: Store, vault: Vault, act: Act, given: Mapping[str, Any]) -> 
     if not given["consent"]:
         raise Forbidden("consent_required")
     account = act.actor.id
-    erasure.refuse_erased(store, account)
+    erasure.refuse_erased(store, vault, account)
 
     def attempt() -> Document:
         person = store.person(account)
@@ -150,7 +150,7 @@ def add_child(
     if not given["consent"]:
         raise Forbidden("consent_required")
     account = act.actor.id
-    erasure.refuse_erased(store, account)
+    erasure.refuse_erased(store, vault, account)
     born = personal.id_number(given["id_number"], date.fromisoformat(act.today)).born
     if _years(born, date.fromisoformat(act.today)) >= rules.CHILD_YEARS_MAX:
         raise Invalid([FieldError("id_number", "age_out_of_range")])
