@@ -37,6 +37,8 @@ COUNTIES = tuple(code for code, unit in UNITS.items() if unit.parent == CITY)
 REPORTING_UNITS = tuple(UNITS)
 PLACES = (CITY, *REPORTING_UNITS)
 """Where an event can belong: a reporting unit, or the city as a whole."""
+DISTRICTS = {CITY: Unit(CITY, "泰安市", "Tai'an", ""), **UNITS}
+"""Every place by its code."""
 
 
 def within(scope: str) -> tuple[str, ...]:

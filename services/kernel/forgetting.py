@@ -4,7 +4,7 @@ A service that is bound to ``people.subject_erased`` lists ``SOURCE`` among what
 what the sealer reads.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -25,10 +25,13 @@ _ERASER: Final = auth.system("erasure")
 
 
 class Forgotten(NamedTuple):
-    """In how many documents there was something of the person, and what the law keeps of it."""
+    """In how many documents there was something of the person; what the law keeps of it, and through which day.
+
+    None for a day: it has no end (an audit row names nobody but a number).
+    """
 
     documents: int
-    held: Collection[Held] = ()
+    held: Mapping[Held, str | None]
 
 
 Forget = Callable[[str, Sequence[str]], Forgotten]
@@ -47,7 +50,8 @@ def confirm(
         return False
     found = forget(account, event["data"]["refs"])
     act = Act(_ERASER, at, event.get("traceparent", ""))
-    data = {"day": clock.day(at), "documents": found.documents, "held": sorted(map(str, found.held))}
+    held = [{"what": str(what), **({"until": until} if until else {})} for what, until in sorted(found.held.items())]
+    data = {"day": clock.day(at), "documents": found.documents, "held": held}
     write = act.write("person.forget", outbox.Emit(schema, data), after={"documents": found.documents})
     try:
         outbox.insert(database[COLLECTION], {"_id": account, "county": event["county"], **data}, write)

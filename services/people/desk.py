@@ -20,7 +20,15 @@ def desk(call: Call, found: list[dict[str, Any]] | None = None) -> Answer:
     """The search, and what it found; nobody verifies the own card."""
     status = call.invalid.status if call.invalid else 200
     form = web.form(call, call.typed if found is None else {}, call.invalid)
-    return web.page(call, "desk.html", status=status, form=form, found=found, own=call.caller.id)
+    return web.page(
+        call,
+        "desk.html",
+        status=status,
+        form=form,
+        found=found,
+        own=call.caller.id,
+        officer=not OFFICERS.isdisjoint(call.caller.roles),
+    )
 
 
 class Desk:

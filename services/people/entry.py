@@ -1,6 +1,7 @@
 """What the entry points of the people service share: addresses, cookies, who acts."""
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from services.kernel.act import Act
 from services.kernel.http import HTML, Answer, Call
@@ -13,6 +14,11 @@ ID: Final = "<string(length=36):id>"
 def act(call: Call) -> Act:
     """Who does it, when, in whose trace."""
     return Act(call.caller, call.now, call.trace)
+
+
+def choices(call: Call, known: Mapping[Any, Any], codes: Iterable[str]) -> list[tuple[str, str]]:
+    """Codes with their names in the caller's language, for a page's selection."""
+    return [(str(code), str(getattr(known[code], call.language))) for code in codes]
 
 
 def cookie(name: str, value: str, seconds: int) -> str:

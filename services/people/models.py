@@ -198,7 +198,7 @@ class Erasure(Document):
     due = StringField(required=True)
     here = BooleanField(required=True)
     waits = ListField(StringField())
-    held = ListField(StringField())
+    held = ListField(DictField())
     documents = IntField(required=True, min_value=0)
 
 

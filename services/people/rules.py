@@ -182,3 +182,15 @@ def due(template: Template, now: datetime) -> datetime:
 def next_try(tries: int, now: datetime) -> datetime:
     """When a message that could not be handed over is tried again: after 30 s, 2 min, 8 min, 32 min, 2 h."""
     return now + timedelta(seconds=30 * 4 ** (tries - 1))
+
+
+def held_longest(one: Iterable[Mapping[str, str]], other: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """What law keeps in one service or another: each thing once, until the last of its days; without a day: no end."""
+    found: dict[str, dict[str, str]] = {}
+    for kept in (*one, *other):
+        known = found.setdefault(kept["what"], dict(kept))
+        if "until" in known and "until" in kept:
+            known["until"] = max(known["until"], kept["until"])
+        else:
+            known.pop("until", None)
+    return [found[what] for what in sorted(found)]

@@ -201,15 +201,22 @@ class ReadOut(Out):
     read = fields.Integer(required=True)
 
 
+class HeldOut(Out):
+    """Something that law keeps, through the day ``until``; null where that has no end, for it names nobody."""
+
+    what = fields.String(required=True)
+    until = fields.String(required=True, allow_none=True, dump_default=None)
+
+
 class ErasureOut(Out):
-    """What became of an erasure: which services have not confirmed, and what law keeps."""
+    """What became of an erasure: which services have not confirmed, what law keeps and until when."""
 
     id = fields.String(attribute="_id", required=True)
     state = fields.String(required=True)
     requested_at = fields.DateTime(required=True)
     due = fields.String(required=True)
     waits = fields.List(fields.String(), required=True)
-    held = fields.List(fields.String(), required=True)
+    held = fields.List(fields.Nested(HeldOut), required=True)
 
 
 class ReasonIn(In):
@@ -280,6 +287,14 @@ class AccountFilter(Page):
 
     county = choice(REPORTING_UNITS)
     role = choice(roles.GRANTED)
+
+
+class AccountQuery(AccountFilter):
+    """The same, as a page's filters: what was left open was not given."""
+
+    @pre_load
+    def _filled(self, data: Mapping[str, Any], **_kwargs: Any) -> dict[str, Any]:
+        return {name: value for name, value in data.items() if value != ""}
 
 
 class GrantOut(Out):

@@ -7,11 +7,10 @@ from urllib.parse import quote, urlencode
 from contracts.codes import UNITS
 from contracts.envelope import Event
 from contracts.events import stations
-from contracts.roles import EVERYBODY, GRANTED, OFFICERS, ROLES
+from contracts.roles import EVERYBODY, ROLES
 from services.kernel import auth, body, openapi, telemetry, web
 from services.kernel.act import Act
 from services.kernel.consumer import on
-from services.kernel.fields import page_of
 from services.kernel.host import run_service
 from services.kernel.http import HTML, LOGIN_PATH, Answer, AppProvider, Call, endpoint, found
 from services.kernel.mongo import Document, connect_documents
@@ -19,14 +18,14 @@ from services.kernel.process import await_database
 from services.kernel.settings import Settings
 from services.kernel.timers import every
 from services.people import demo, rules, schemas
+from services.people.accounts import Accounts
 from services.people.app import People
 from services.people.desk import Desk
-from services.people.entry import BASE, ID, SESSION_COOKIE, act, cookie, see_other
-from services.people.handlers import erasure, grants, logins, notices
+from services.people.entry import BASE, ID, SESSION_COOKIE, act, choices, cookie, see_other
+from services.people.handlers import erasure, logins, notices
 from services.people.me import Me
 from services.people.models import ALIAS
 
-ROLE: Final = f"<any({', '.join(GRANTED)}):role>"
 KEY: Final = "<string(maxlength=31):key>"
 LOGIN_COOKIE: Final = "__Host-login"
 TOKEN_PATH: Final = "/internal/people/token"
@@ -65,12 +64,12 @@ def registration_form(call: Call, ticket: str, status: int = 200) -> Answer:
         form=web.form(call, values, call.invalid),
         ticket=ticket,
         terms=rules.TERMS,
-        counties=[(unit.code, unit.en if call.language == "en" else unit.zh) for unit in UNITS.values()],
+        counties=choices(call, UNITS, UNITS),
     )
 
 
-class PeopleService(Me, Desk):
-    """Logins, sessions, accounts and their roles; oneself (me.py) and others at a desk (desk.py)."""
+class PeopleService(Me, Accounts, Desk):
+    """Logins and sessions; oneself (me.py), others' accounts and roles (accounts.py), others at a desk (desk.py)."""
 
     name = "people"
     app: Any = AppProvider()
@@ -241,79 +240,6 @@ class PeopleService(Me, Desk):
         session = logins.end_own_session(call.app.store, act(call), call.path["id"])
         shown = {**session, "current": session["_id"] == call.caller.session}
         return found(schemas.SessionOut().dump(shown), session["rev"])
-
-    # Accounts, for officers
-
-    @endpoint(
-        "GET",
-        f"{BASE}/accounts",
-        "Accounts of your district",
-        query=schemas.AccountFilter,
-        answers={200: page_of(schemas.AccountOut)},
-        roles=OFFICERS,
-    )
-    def get_accounts(self, call: Call) -> Answer:
-        where = {"county": call.query["county"]} if "county" in call.query else {}
-        if "role" in call.query:
-            where["grants__role"] = call.query["role"]
-        rows, following = call.app.store.accounts(
-            call.caller, limit=call.query["limit"], cursor=call.query["cursor"], where=where
-        )
-        return Answer({"items": schemas.AccountOut(many=True).dump(rows), "next": following})
-
-    @endpoint("GET", f"{BASE}/accounts/{ID}", "One account", answers={200: schemas.AccountOut}, roles=OFFICERS)
-    def get_account(self, call: Call) -> Answer:
-        account = call.app.store.account(call.path["id"], call.caller)
-        return found(schemas.AccountOut().dump(account), account["rev"])
-
-    @endpoint(
-        "POST",
-        f"{BASE}/accounts/{ID}/grants",
-        "Grant a role at or below your own district, never to yourself",
-        body=schemas.GrantIn,
-        answers={200: schemas.AccountOut},
-        roles=OFFICERS,
-        conflicts=(409,),
-    )
-    def post_grants(self, call: Call) -> Answer:
-        given = call.body
-        account = grants.grant_role(
-            call.app.store,
-            call.app.vault,
-            act(call),
-            call.path["id"],
-            given["role"],
-            given["scope"],
-            given["reason"],
-        )
-        return found(schemas.AccountOut().dump(account), account["rev"])
-
-    @endpoint(
-        "POST",
-        f"{BASE}/accounts/{ID}/grants/{ROLE}/withdraw",
-        "End a role that was granted",
-        body=schemas.ReasonIn,
-        answers={200: schemas.AccountOut},
-        roles=OFFICERS,
-        conflicts=(409,),
-    )
-    def post_withdraw(self, call: Call) -> Answer:
-        account = grants.withdraw_role(
-            call.app.store, act(call), call.path["id"], call.path["role"], call.body["reason"]
-        )
-        return found(schemas.AccountOut().dump(account), account["rev"])
-
-    @endpoint(
-        "POST",
-        f"{BASE}/accounts/{ID}/sign-out",
-        "End all logins of somebody who is no more than you could have made them",
-        body=schemas.ReasonIn,
-        answers={200: schemas.EndedOut},
-        roles=OFFICERS,
-    )
-    def post_sign_out(self, call: Call) -> Answer:
-        ended = logins.sign_out(call.app.store, act(call), call.path["id"], call.body["reason"])
-        return Answer(schemas.EndedOut().dump({"ended": ended}))
 
     # What is due, and what others say
 

@@ -567,4 +567,4 @@ def _version(current: Document, rev: int) -> Document:
 
 def forget_person(_account: str, _refs: Sequence[str]) -> Forgotten:
     """Stations keeps nothing of a person but, in audit rows, the number of who acted, which names nobody."""
-    return Forgotten(0, [Held.AUDIT_TRAIL])
+    return Forgotten(0, {Held.AUDIT_TRAIL: None})

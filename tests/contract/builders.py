@@ -75,7 +75,11 @@ DATA: Final[dict[str, dict[str, Any]]] = {
     "people.erasure_completed.v1": {"day": DAY},
     "people.notice_dispatched.v1": {"day": DAY, "channel": "sms", "about": uid("offer")},
     "people.notice_failed.v1": {"day": DAY, "channel": "sms", "reason": "no_address", "about": uid("offer")},
-    "stations.erasure_confirmed.v1": {"day": DAY, "documents": 2, "held": ["audit_trail"]},
+    "stations.erasure_confirmed.v1": {
+        "day": DAY,
+        "documents": 2,
+        "held": [{"what": "grants_paid", "until": "2035-07-31"}, {"what": "audit_trail"}],
+    },
 }
 
 

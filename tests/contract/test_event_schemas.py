@@ -68,7 +68,7 @@ def broken(schema: dict[str, Any], value: Any) -> Iterator[Any]:
     for name in schema.get("required", ()):
         yield {key: item for key, item in value.items() if key != name}
     for name, inner in schema.get("properties", {}).items():
-        for wrong in broken(inner, value[name]):
+        for wrong in broken(inner, value[name]) if name in value else ():
             yield {**value, name: wrong}
 
 

@@ -331,11 +331,11 @@ def parent(system: System, browser: Browser, cookies: Cookies) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])
-@pytest.mark.parametrize("name", ["sessions", "person", "children", "inbox", "erase", "desk"])
+@pytest.mark.parametrize("name", ["sessions", "person", "children", "inbox", "erase", "desk", "accounts"])
 def test_a_page_fits_passes_axe_and_is_english_by_a_click(
     system: System, browser: Browser, cookies: Cookies, parent: Any, name: str, width: int, tmp_path: Path
 ) -> None:
-    with visit(browser, cookies(OFFICER) if name == "desk" else parent, width) as page:
+    with visit(browser, cookies(OFFICER) if name in {"desk", "accounts"} else parent, width) as page:
         page.goto(f"{system.edge}/people/{name}")
         assert_sound(page)
         page.screenshot(path=str(tmp_path / "zh.png"), full_page=True)
@@ -346,6 +346,35 @@ def test_a_page_fits_passes_axe_and_is_english_by_a_click(
         assert set(HAN.findall(page.title())) == set()
         assert_sound(page)
         page.screenshot(path=str(tmp_path / "en.png"), full_page=True)
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_a_role_is_granted_and_ended(
+    system: System, browser: Browser, cookies: Cookies, width: int, tmp_path: Path
+) -> None:
+    with visit(browser, cookies(WORKER)) as page:
+        page.goto(system.edge + "/people/sessions")
+        account = page.locator("code").inner_text()
+    with visit(browser, cookies(OFFICER), width) as page:
+        page.goto(f"{system.edge}/people/accounts/{account}")
+        follow(page.get_by_role("button", name="授予"))
+        expect(page.get_by_role("alert").get_by_role("link")).to_have_count(3)
+        assert_sound(page)
+        page.screenshot(path=str(tmp_path / "refused.png"), full_page=True)
+        page.get_by_label("角色").select_option("volunteer")
+        page.get_by_label("地区").select_option("370902")
+        page.get_by_label("原因").fill("年度志愿服务安排")
+        follow(page.get_by_role("button", name="授予"))
+        granted = page.get_by_role("region", name="志愿者")
+        expect(granted).to_contain_text("泰山区")
+        assert_sound(page)
+        page.screenshot(path=str(tmp_path / "granted.png"), full_page=True)
+        follow(granted.get_by_role("link", name="撤销角色"))
+        assert_sound(page)
+        page.screenshot(path=str(tmp_path / "end.png"), full_page=True)
+        page.get_by_label("原因").fill("安排结束")
+        follow(page.get_by_role("button", name="撤销角色"))
+        expect(page.get_by_role("region", name="志愿者")).to_have_count(0)
 
 
 def test_a_form_is_refused_in_english_too(system: System, browser: Browser, parent: Any) -> None:

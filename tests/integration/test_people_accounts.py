@@ -180,3 +180,51 @@ def test_an_account_shows_nothing_of_how_its_person_logs_in(people: People, city
     assert set(shown.json) == {"id", "county", "declared", "grants", "rev"}
     kept: Any = people.database["accounts"].find_one({"_id": city.id})
     assert kept["logins"][0] not in shown.text
+
+
+def test_an_officer_grants_and_ends_roles_on_pages(people: People, county: Officer) -> None:
+    account, page = account_of(people, "demo-volunteer"), "/people/accounts"
+    listed = county.browser.get(page + "?role=volunteer&county=")
+    assert account in listed.text
+    assert account_of(people, "demo-county-2") not in county.browser.get(page).text, "of another district"
+    own = f"{page}/{account}"
+    shown = county.browser.get(own)
+    assert "志愿者" in shown.text
+    assert "市总工会经办人" not in shown.text, "a county grants no role of the city"
+    refused = county.browser.post(f"{own}/grants", {"role": "volunteer", "scope": "370902", "reason": "as planned"})
+    assert (refused.status, "此人已有该角色。" in refused.text) == (409, True)
+    unnamed = county.browser.post(
+        f"{own}/grants", {"role": "station_staff", "scope": "370902", "reason": "张三 13800000000"}
+    )
+    assert unnamed.status == 422, "a reason names nobody"
+    granted = county.browser.post(f"{own}/grants", {"role": "station_staff", "scope": "370902", "reason": "as planned"})
+    assert (granted.status, granted.url.endswith(own)) == (200, True)
+    assert "驿站工作人员" in granted.text
+    ending = f"{own}/grants/station_staff/withdraw"
+    assert "驿站工作人员" in county.browser.get(ending).text
+    assert county.browser.post(ending, {"reason": ""}).status == 422
+    ended = county.browser.post(ending, {"reason": "as planned"})
+    assert ended.url.endswith(own)
+    assert f'href="{ending}"' not in ended.text
+    assert county.call("GET", f"/accounts/{account}").json["grants"][0]["role"] == "volunteer"
+
+
+def test_no_page_of_an_account_shows_or_changes_what_is_elsewhere(people: People, county: Officer) -> None:
+    elsewhere, own = account_of(people, "demo-county-2"), f"/people/accounts/{county.id}"
+    for path in ("", "/sign-out", "/grants/county_officer/withdraw"):
+        assert county.browser.get(f"/people/accounts/{elsewhere}{path}").status == 404
+    asked = {"role": "volunteer", "scope": "370902", "reason": "as planned"}
+    assert county.browser.post(f"/people/accounts/{elsewhere}/grants", asked).status == 404
+    for path in ("/sign-out", "/grants/county_officer/withdraw"):
+        assert county.browser.post(f"/people/accounts/{elsewhere}{path}", {"reason": "as planned"}).status == 404
+    assert county.browser.post(f"{own}/grants", asked).status == 403, "to oneself"
+    assert people.logged_in("demo-volunteer").get("/people/accounts").status == 403
+
+
+def test_an_officer_ends_somebodys_logins_on_a_page(people: People, county: Officer) -> None:
+    staff = people.logged_in("demo-staff")
+    account = staff.call("GET", f"{API}/me").json["id"]
+    ending = f"/people/accounts/{account}/sign-out"
+    assert county.browser.get(ending).status == 200
+    assert county.browser.post(ending, {"reason": "device lost"}).url.endswith(account)
+    assert staff.token() is None

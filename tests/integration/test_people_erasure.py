@@ -143,7 +143,7 @@ def test_after_delete_me_nothing_of_the_person_is_in_any_database_and_a_restored
 
     answer = me.call("DELETE", "/me")
     assert answer.status == 202, answer.text
-    assert answer.json["held"] == ["audit_trail"]
+    assert answer.json["held"] == [{"what": "audit_trail", "until": None}]
     receipt = answer.headers["Location"]
     until(lambda: people.browser().call("GET", receipt).json["state"] == "completed", "every service has confirmed", 60)
     assert people.browser().call("GET", receipt).json["waits"] == []

@@ -220,7 +220,7 @@ def forget_a_person(stations: Stations) -> Produced:
     publish(stations.world, [asked])
     return (
         asked["subject"],
-        {"day": today(), "documents": 0, "held": ["audit_trail"]},
+        {"day": today(), "documents": 0, "held": [{"what": "audit_trail"}]},
         {("people.erasures_confirmed", today()): 1},
     )
 

@@ -109,3 +109,12 @@ def test_a_consent_to_an_older_text_is_none_and_ends_with_the_next_one() -> None
     assert [(one["version"], one["until"]) for one in both] == [("2025-01", now), (rules.PURPOSES[rules.SMS], None)]
     assert rules.agreed({"consents": both}, rules.SMS)
     assert rules.with_consent(both, rules.SMS, now, rules.ONESELF) == both
+
+
+def test_what_law_keeps_is_kept_until_its_last_day() -> None:
+    ours, theirs = [{"what": "audit_trail"}], [{"what": "grants_paid", "until": "2035-07-31"}, {"what": "audit_trail"}]
+    both = [{"what": "audit_trail"}, {"what": "grants_paid", "until": "2035-07-31"}]
+    assert rules.held_longest(ours, theirs) == both
+    assert rules.held_longest(both, [{"what": "grants_paid", "until": "2031-01-01"}]) == both
+    assert rules.held_longest(both, [{"what": "grants_paid", "until": "2040-01-01"}])[1]["until"] == "2040-01-01"
+    assert rules.held_longest(both, [{"what": "grants_paid"}])[1] == {"what": "grants_paid"}, "one without an end"

@@ -120,7 +120,7 @@ def _render(
         "place": navigation.current(places, here.partition("?")[0]),
         "switch": f"/language/{ZH if language == EN else EN}?to={quote(local_path(here), safe='')}",
     }
-    return environment(service, language).get_template(template).render(frame, **shown).encode()
+    return environment(service, language).get_template(template).render(**frame, **shown).encode()
 
 
 def _answer(body: bytes, language: str, status: int, headers: Mapping[str, str]) -> Answer:

@@ -40,7 +40,7 @@ def erase(store: Store, vault: Vault, act: Act) -> Document:
             "due": due,
             "here": False,
             "waits": list(ERASERS),
-            "held": [str(Held.AUDIT_TRAIL)],
+            "held": [{"what": str(Held.AUDIT_TRAIL)}],
             "documents": 0,
         }
         emit = Emit(SubjectErasedV1, {"day": act.today, "due": due, "refs": sorted(set(refs))})
@@ -100,12 +100,13 @@ def confirmed(store: Store, act: Act, event: Event) -> None:
         if service not in current["waits"]:
             return current
         data = event["data"]
-        write = act.write("person.forget", reason=service, before={"waits": current["waits"]}, after={"waits": []})
+        waits = [one for one in current["waits"] if one != service]
+        write = act.write("person.forget", reason=service, before={"waits": current["waits"]}, after={"waits": waits})
         return store.change_erasure(
             current,
             write,
-            waits=[one for one in current["waits"] if one != service],
-            held=sorted({*current["held"], *data["held"]}),
+            waits=waits,
+            held=rules.held_longest(current["held"], data["held"]),
             documents=current["documents"] + data["documents"],
         )
 
