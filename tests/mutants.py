@@ -1,4 +1,4 @@
-"""Twenty planted faults, each of which a test must find: ``make mutants``.
+"""Planted faults, each of which a test must find: ``make mutants``.
 
 A mutant is one change of one line. It is planted in a copy of the project, the tests that claim to guard the line run
 there, and must fail. Prints each mutant's place, its change and the test that found it; exit code 1 if one survives.
@@ -148,6 +148,54 @@ MUTANTS = (
         "return Figure(row, status, None)",
         "return Figure(row, status, {})",
         "tests/unit/test_metrics_figures.py",
+    ),
+    Mutant(
+        "contracts/roles.py",
+        "inside = over == scope or over in within(scope)",
+        "inside = True",
+        "tests/integration/test_people_accounts.py",
+    ),
+    Mutant(
+        "services/kernel/crypto.py",
+        "            self._ledger.append(erasure)\n",
+        "",
+        "tests/integration/test_people_erasure.py -k after_delete_me",
+    ),
+    Mutant(
+        "services/kernel/forms.py",
+        "if not hmac.compare_digest(brought.encode(), actor.csrf.encode()):",
+        "if not brought:",
+        "tests/integration/test_people_login.py -k another_site or needs_the_accounts_token",
+    ),
+    Mutant(
+        "services/people/handlers/erasure.py",
+        "return store.erasure(account) is not None or vault.keys.destroyed(account)",
+        "return store.erasure(account) is not None",
+        "tests/integration/test_people_erasure.py -k after_delete_me",
+    ),
+    Mutant(
+        "services/people/handlers/persons.py",
+        'if {"name", "id_number"} & set(changed):',
+        'if {"name"} & set(changed):',
+        "tests/integration/test_people_persons.py -k verif",
+    ),
+    Mutant(
+        "services/people/rules.py",
+        "if template.urgent or QUIET_UNTIL <= local.time() < QUIET_FROM:",
+        "if template.urgent or QUIET_UNTIL <= local.time():",
+        "tests/unit/test_people_rules.py",
+    ),
+    Mutant(
+        "services/people/rules.py",
+        'now < session["opened_at"] + longest and now < session["seen_at"] + unused)',
+        'now < session["opened_at"] + longest)',
+        "tests/unit/test_people_rules.py tests/integration/test_people_login.py -k ends_by_itself",
+    ),
+    Mutant(
+        "services/people/store.py",
+        "return _first(Person.objects(pk=account, county__in=list(actor.counties)))",
+        "return _first(Person.objects(pk=account))",
+        "tests/integration/test_people_persons.py -k taken_out_at_a_counter",
     ),
 )
 

@@ -24,7 +24,7 @@ from services.kernel import audit, clock, logging, mongo, telemetry
 from services.kernel.audit import CHAIN, Source
 from services.kernel.audit_verifier import NOTHING, canonical, link_hash
 from services.kernel.mongo import Document, Lease
-from services.kernel.settings import Settings
+from services.kernel.settings import SettingError, Settings
 
 LINK_ROWS: Final = 1000
 LINK_BYTES: Final = 4 * 1024 * 1024
@@ -234,10 +234,14 @@ class Sealers:
 def sealers(
     settings: Settings, audited: Mapping[str, Sequence[Source]], holder: str
 ) -> tuple[Sealers, Database[Document]]:
-    """The sealers of services, by what each has audited; and a database by which their connection is asked."""
+    """The sealers of services, by what each has audited; and a database by which their connection is asked.
+
+    Raises:
+        SettingError: production without a place for the heads: a chain that stays inside can be rewritten inside.
+    """
     heads = Path(settings.audit_heads) if settings.audit_heads else None
     if heads is None and settings.production:
-        logging.get().warning("audit_heads_stay_inside", setting="ESTATION_AUDIT_HEADS")
+        raise SettingError("ESTATION_AUDIT_HEADS", "production needs a folder that others keep copies of")
     operations = mongo.connect(settings, audit.OPERATIONS, "sealer")
     made = [
         Sealer(service, operations.client[settings.database(service)], sources, holder=holder, heads=heads)

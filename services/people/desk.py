@@ -1,5 +1,6 @@
 """What officers and staff at a counter do with others' data: find, look, verify, and see who was told what."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from contracts.roles import OFFICERS, Role
@@ -8,16 +9,18 @@ from services.kernel.fields import page_of
 from services.kernel.http import HTML, Answer, Call, endpoint
 from services.people import schemas
 from services.people.entry import BASE, ID, act
-from services.people.handlers import persons
+from services.people.handlers import notices, persons
 from services.people.me import person_view
 
 COUNTER: Final = OFFICERS | {str(Role.STATION_STAFF)}
 """Who may find people that stand before them."""
+FEDERATIONS: Final = frozenset({str(Role.COUNTY_OFFICER), str(Role.CITY_OFFICER)})
+"""Who may look at people in full: an officer of one grass-roots union has no business with a whole county."""
 DESK_PAGE: Final = "/people/desk"
 
 
-def desk(call: Call, found: list[dict[str, Any]] | None = None) -> Answer:
-    """The search, and what it found; nobody verifies the own card."""
+def desk(call: Call, found: list[dict[str, Any]] | None = None, *, more: bool = False) -> Answer:
+    """The search, and what it found; ``more``: not all of it. Nobody verifies the own card."""
     status = call.invalid.status if call.invalid else 200
     form = web.form(call, call.typed if found is None else {}, call.invalid)
     return web.page(
@@ -26,9 +29,17 @@ def desk(call: Call, found: list[dict[str, Any]] | None = None) -> Answer:
         status=status,
         form=form,
         found=found,
+        more=more,
         own=call.caller.id,
         officer=not OFFICERS.isdisjoint(call.caller.roles),
     )
+
+
+def decided(call: Call, decide: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """What was decided about somebody, with the reason and the version of the person that was looked at."""
+    call.app.throttle_look(call.caller.id)
+    given = call.body
+    return decide(call.app.store, call.app.vault, act(call), call.path["id"], given["reason"], given["rev"])
 
 
 class Desk:
@@ -46,8 +57,8 @@ class Desk:
     )
     def post_find(self, call: Call) -> Answer:
         call.app.throttle_look(call.caller.id)
-        found = persons.find(call.app.store, call.app.vault, act(call), call.body)
-        return Answer(schemas.PersonsOut().dump({"items": map(person_view, found)}))
+        found, more = persons.find(call.app.store, call.app.vault, act(call), call.body)
+        return Answer(schemas.PersonsOut().dump({"items": map(person_view, found), "more": more}))
 
     @endpoint(
         "GET",
@@ -67,7 +78,7 @@ class Desk:
         "The same in full, with the reason noted; the person is told",
         body=schemas.ReasonIn,
         answers={200: schemas.PersonOut},
-        roles=OFFICERS,
+        roles=FEDERATIONS,
     )
     def post_reveal(self, call: Call) -> Answer:
         call.app.throttle_look(call.caller.id)
@@ -84,12 +95,19 @@ class Desk:
         conflicts=(409, 412),
     )
     def post_verify(self, call: Call) -> Answer:
-        call.app.throttle_look(call.caller.id)
-        given = call.body
-        person = persons.verify(
-            call.app.store, call.app.vault, act(call), call.path["id"], given["reason"], given["rev"]
-        )
-        return Answer(schemas.PersonOut().dump(person_view(person)))
+        return Answer(schemas.PersonOut().dump(person_view(decided(call, persons.verify))))
+
+    @endpoint(
+        "POST",
+        f"{BASE}/persons/{ID}/release",
+        "Somebody else has shown you the card: take the number, which nobody verified, out of this account",
+        body=schemas.VerifyIn,
+        answers={200: schemas.PersonOut},
+        roles=OFFICERS,
+        conflicts=(409, 412),
+    )
+    def post_release(self, call: Call) -> Answer:
+        return Answer(schemas.PersonOut().dump(person_view(decided(call, persons.release))))
 
     @endpoint(
         "GET",
@@ -100,10 +118,9 @@ class Desk:
         roles=OFFICERS,
     )
     def get_deliveries(self, call: Call) -> Answer:
-        named = {"account": "account", "state": "messages__state"}
-        where = {field: call.query[name] for name, field in named.items() if name in call.query}
-        rows, following = call.app.store.notices_of_district(
-            call.caller, limit=call.query["limit"], cursor=call.query["cursor"], where=where
+        call.app.throttle_look(call.caller.id)
+        rows, following = notices.deliveries(
+            call.app.store, act(call), call.query, limit=call.query["limit"], cursor=call.query["cursor"]
         )
         return Answer({"items": schemas.DeliveryOut(many=True).dump(rows), "next": following})
 
@@ -125,7 +142,8 @@ class Desk:
         if call.invalid is not None:
             return desk(call)
         call.app.throttle_look(call.caller.id)
-        return desk(call, found=persons.find(call.app.store, call.app.vault, act(call), call.body))
+        found, more = persons.find(call.app.store, call.app.vault, act(call), call.body)
+        return desk(call, found=found, more=more)
 
     @endpoint(
         "POST",
@@ -141,9 +159,20 @@ class Desk:
     def post_verify_page(self, call: Call) -> Answer:
         if call.invalid is not None:
             return desk(call)
-        call.app.throttle_look(call.caller.id)
-        given = call.body
-        person = persons.verify(
-            call.app.store, call.app.vault, act(call), call.path["id"], given["reason"], given["rev"]
-        )
-        return desk(call, found=[person])
+        return desk(call, found=[decided(call, persons.verify)])
+
+    @endpoint(
+        "POST",
+        f"{DESK_PAGE}/{ID}/release",
+        "Somebody else has shown you the card",
+        body=schemas.VerifyForm,
+        form=True,
+        answers={200: None},
+        roles=OFFICERS,
+        conflicts=(409, 412),
+        media_type=HTML,
+    )
+    def post_release_page(self, call: Call) -> Answer:
+        if call.invalid is not None:
+            return desk(call)
+        return desk(call, found=[decided(call, persons.release)])

@@ -78,6 +78,8 @@ class Session(Document):
                 "partialFilterExpression": {"digest": {"$gt": ""}},
             },
             ("account", "state", "_id"),
+            ("state", "opened_at"),
+            ("state", "seen_at"),
         ],
     }
     id = StringField(primary_key=True)
@@ -139,6 +141,7 @@ class Child(Document):
                 "unique": True,
                 "partialFilterExpression": {"ref": {"$type": "string"}},
             },
+            {"fields": ["ref"], "name": "ref", "partialFilterExpression": {"ref": {"$type": "string"}}},
         ],
     }
     id = StringField(primary_key=True)
@@ -160,7 +163,10 @@ class Message(EmbeddedDocument):
 
 
 class Notice(Document):
-    """What somebody is told: a template and what it needs, which are codes, ids and instants only."""
+    """What somebody is told: a template and what it needs, which are codes, numbers and instants only.
+
+    Without an account: a service asked that somebody be told who is not, or no longer, known here.
+    """
 
     meta = {
         **_META,
@@ -177,8 +183,8 @@ class Notice(Document):
         ],
     }
     id = StringField(primary_key=True)
-    account = StringField(required=True)
-    county = StringField(required=True, choices=list(REPORTING_UNITS))
+    account = StringField()
+    county = StringField(required=True, choices=list(PLACES))
     template = StringField(required=True, choices=list(rules.TEMPLATES))
     params = DictField()
     about = StringField()

@@ -3,16 +3,17 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from contracts import roles
+from contracts.codes import NoticeReason, NoticeTemplate
 from contracts.roles import Role
 
 TERMS: Final = "2026-11"
 """The version of the terms that a new account agrees to."""
-OPEN, REVOKED = "open", "revoked"
-SESSION_STATES: Final = (OPEN, REVOKED)
+OPEN, REVOKED, EXPIRED = "open", "revoked", "expired"
+SESSION_STATES: Final = (OPEN, REVOKED, EXPIRED)
 LOGIN_MINUTES: Final = 10
 """How long somebody may take at a provider, and then over the terms."""
 SEEN_EVERY: Final = timedelta(minutes=5)
@@ -164,9 +165,83 @@ TEMPLATES: Final = {
         "工会工作人员为办理业务查看了您的完整身份信息。如有疑问请联系所在地工会。",
         "An officer has looked at your full personal data to handle a matter. Ask your union if in doubt.",
     ),
+    "identity_released": Template(
+        "您填写的身份证号经柜台核对属于他人，已从您的资料中删除；请重新填写您自己的号码。",
+        "The ID number you gave is somebody else's, as a counter has checked; it was taken out. Please give your own.",
+        leaves=True,
+    ),
     "identity_verified": Template(
         "您的身份信息已在柜台核实。", "Your identity was verified at a counter.", leaves=True
     ),
+    str(NoticeTemplate.CHILDCARE_CONFIRMED): Template(
+        "托管班报名成功，{day}开班。", "The place in the childcare class is yours; it begins on {day}.", leaves=True
+    ),
+    str(NoticeTemplate.CHILDCARE_INELIGIBLE): Template(
+        "托管班报名未通过：{reason}。",
+        "The application for the childcare class cannot be taken: {reason}.",
+        leaves=True,
+    ),
+    str(NoticeTemplate.CHILDCARE_WAITLISTED): Template(
+        "托管班已满，目前候补第 {position} 位。有名额时会通知您。",
+        "The childcare class is full; you are number {position} on its waiting list and will be told of a free place.",
+        leaves=True,
+    ),
+    str(NoticeTemplate.CHILDCARE_OFFERED): Template(
+        "托管班有名额了，请在 {count} 小时内确认，逾期名额将转给下一位；期限不会在 21:00 至次日 9:00 之间届满。",
+        "A place in the childcare class is free for you. Confirm within {count} h, or it goes to the next; "
+        "the time never runs out between 21:00 and 9:00.",
+        leaves=True,
+    ),
+    str(NoticeTemplate.CHILDCARE_OFFER_EXPIRED): Template(
+        "托管班名额未按时确认，已转给下一位。",
+        "The place in the childcare class was not confirmed in time and went to the next.",
+        leaves=True,
+    ),
+    str(NoticeTemplate.CHILDCARE_PRIORITY_CHANGED): Template(
+        "您的托管班候补顺序已调整，现为第 {position} 位，原因：{reason}。",
+        "Your place on the childcare class's waiting list was changed to number {position}: {reason}.",
+        leaves=True,
+    ),
+    str(NoticeTemplate.CHILDCARE_DRAW_COMMITTED): Template(
+        "托管班摇号名单已公布，将在 {moment} 之后产生结果。您的回执在“我的报名”中。",
+        "The entries of the childcare draw are published; it is held after {moment}. "
+        "Your receipt is under My applications.",
+        leaves=True,
+    ),
+    str(NoticeTemplate.CHILDCARE_DRAWN): Template(
+        "托管班摇号已完成，您排在第 {position} 位。",
+        "The childcare draw was held; your rank is {position}.",
+        leaves=True,
+    ),
+    str(NoticeTemplate.CHILDCARE_REMOVED): Template(
+        "托管班报名已撤销：{reason}。", "The place in the childcare class was taken back: {reason}.", leaves=True
+    ),
+    str(NoticeTemplate.CHILDCARE_CLASS_CANCELLED): Template(
+        "原定{day}开班的托管班已取消。",
+        "The childcare class that was to begin on {day} is cancelled.",
+        leaves=True,
+    ),
+}
+
+
+class Reason(NamedTuple):
+    """A reason in words that end a sentence."""
+
+    zh: str
+    en: str
+
+
+REASONS: Final = {
+    NoticeReason.AGE: Reason("年龄不在招收范围内", "the child is not of its age"),
+    NoticeReason.COUNTY: Reason("不在本区县招收范围内", "it is for another county"),
+    NoticeReason.OVERLAP: Reason("与已报名的其他班时间冲突", "its days overlap with another class of the child"),
+    NoticeReason.ENTERED_TWICE: Reason("重复录入", "it was entered twice"),
+    NoticeReason.WRONG_CHILD: Reason("录入的孩子有误", "it was entered for the wrong child"),
+    NoticeReason.WRONG_CLASS: Reason("录入的班级有误", "it was entered for the wrong class"),
+    NoticeReason.NOT_ENTITLED: Reason("不符合报名条件", "the conditions are not met"),
+    NoticeReason.ROSTER: Reason("困难职工家庭优先", "households in hardship come first"),
+    NoticeReason.OFFICER: Reason("工会工作人员决定", "an officer decided so"),
+    NoticeReason.ERROR: Reason("更正录入错误", "an error was put right"),
 }
 
 

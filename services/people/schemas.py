@@ -29,6 +29,9 @@ MESSAGES: Final = {
         "该身份证号已用于另一账号，请携带证件到柜台办理。",
         "Another account has this ID number; please bring your card to a counter.",
     ),
+    "identity_verified": Message(
+        "身份已经核实，不能从账号中取出号码。", "The identity is verified: its number stays in the account."
+    ),
     "identity_missing": Message("请先填写身份信息。", "Please say who you are first."),
     "consent_required": Message("需要您同意才能保存。", "It can be kept only with your consent."),
     "child_known": Message("该子女已在您的名下。", "This child is in your account already."),
@@ -137,9 +140,10 @@ class PersonOut(Out):
 
 
 class PersonsOut(Out):
-    """Who was found, by name."""
+    """Who was found, by name; ``more``: not all of them, look by something that fewer have."""
 
     items = fields.List(fields.Nested(PersonOut), required=True)
+    more = fields.Boolean(required=True)
 
 
 class ChildOut(Out):
@@ -358,14 +362,39 @@ class JwksOut(Out):
     keys = fields.List(fields.Dict(), required=True)
 
 
+class TermsOut(Out):
+    """The terms that an account agreed to."""
+
+    version = fields.String(required=True)
+    at = fields.DateTime(required=True)
+
+
+class LookOut(Out):
+    """A look at one's data by an officer or a counter: over which district, what was shown, why."""
+
+    at = fields.DateTime(required=True)
+    action = fields.String(required=True)
+    scope = fields.String(required=True)
+    fields_ = fields.List(fields.String(), attribute="fields", data_key="fields", required=True)
+    reason = fields.String(required=True)
+
+
+class ToldOut(NoticeOut):
+    """A notice, and how it left the house."""
+
+    messages = fields.List(fields.Nested(MessageOut), required=True)
+
+
 class ExportOut(Out):
     """All that the service keeps of somebody, in full."""
 
     account = fields.Nested(AccountOut, required=True)
+    terms = fields.Nested(TermsOut, required=True)
     person = fields.Nested(PersonOut, required=True, allow_none=True)
     children = fields.List(fields.Nested(ChildOut), required=True)
     sessions = fields.List(fields.Nested(LoginOut), required=True)
-    notices = fields.List(fields.Nested(NoticeOut), required=True)
+    notices = fields.List(fields.Nested(ToldOut), required=True)
+    looks = fields.List(fields.Nested(LookOut), required=True)
     exported_on = fields.String(required=True)
 
 

@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 
 from contracts.codes import UNITS
 from contracts.envelope import Event
-from contracts.events import stations
+from contracts.events import childcare, stations
 from contracts.roles import EVERYBODY, ROLES
 from services.kernel import auth, body, openapi, telemetry, web
 from services.kernel.act import Act
@@ -166,7 +166,7 @@ class PeopleService(Me, Accounts, Desk):
     def post_logout(self, call: Call) -> Answer:
         if call.caller.session:
             logins.end_own_session(call.app.store, act(call), call.caller.session)
-        return see_other("/", cookie(SESSION_COOKIE, "", 0))
+        return see_other("/", cookie(SESSION_COOKIE, "", 0), cookie(LOGIN_COOKIE, "", 0))
 
     @endpoint("GET", TOKEN_PATH, "A token for the login behind the cookie", answers={204: None}, limited=False)
     def get_token(self, call: Call) -> Answer:
@@ -210,7 +210,7 @@ class PeopleService(Me, Accounts, Desk):
     )
     def post_sessions_page(self, call: Call) -> Answer:
         logins.end_all_sessions(call.app.store, act(call), call.caller.id, "logout everywhere")
-        return see_other("/", cookie(SESSION_COOKIE, "", 0))
+        return see_other("/", cookie(SESSION_COOKIE, "", 0), cookie(LOGIN_COOKIE, "", 0))
 
     @endpoint("GET", f"{BASE}/me", "Who is asking", answers={200: schemas.MeOut}, roles=EVERYBODY)
     def get_me(self, call: Call) -> Answer:
@@ -248,6 +248,11 @@ class PeopleService(Me, Accounts, Desk):
         app = self.app
         notices.send_due(app.store, app.phone, app.ports, app.clock, telemetry.continued(None))
 
+    @every(3600)
+    def close_sessions(self) -> None:
+        app = self.app
+        logins.close_run_out(app.store, Act(auth.system("sessions"), app.clock(), telemetry.continued(None)))
+
     @every(5)
     def finish_erasures(self) -> None:
         app = self.app
@@ -256,6 +261,11 @@ class PeopleService(Me, Accounts, Desk):
     @every(3600)
     def empty_old_notices(self) -> None:
         self.app.store.empty_notices(self.app.clock() - timedelta(days=rules.NOTICE_DAYS))
+
+    @on(childcare.NoticeRequestedV1)
+    def on_childcare_notice_requested(self, event: Event) -> None:
+        app, trace = self.app, telemetry.continued(event.get("traceparent"))
+        notices.requested(app.store, app.vault, event, app.clock(), trace)
 
     @on(stations.ErasureConfirmedV1)
     def on_stations_erasure_confirmed(self, event: Event) -> None:

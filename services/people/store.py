@@ -49,6 +49,7 @@ def ensure_indexes(database: Database[Document]) -> None:
     for source in SOURCES:
         outbox.ensure_index(database[source.collection])
     audit.ensure_indexes(database, AUDITED)
+    database[audit.LOOKS.collection].create_index([("subjects", 1), ("at", 1)], name="subjects")
     inbox.ensure_index(database)
     for created in _IDEMPOTENT:
         outbox.ensure_idempotency_index(database[created])
@@ -145,13 +146,22 @@ class Store:
         """Notes that a session was used; no audit row: uses are many."""
         self.database["sessions"].update_one({"_id": session}, {"$max": {"seen_at": at}})
 
-    def end_session(self, current: Document, write: Write) -> Document:
+    def sessions_run_out(self, opened: datetime, seen: datetime, limit: int) -> list[Document]:
+        """Open sessions from before ``opened``, or not used since ``seen``."""
+        old = {"state": rules.OPEN, "$or": [{"opened_at": {"$lt": opened}}, {"seen_at": {"$lt": seen}}]}
+        return [dict(one) for one in Session.objects(__raw__=old).limit(limit).as_pymongo()]
+
+    def sessions(self, account: str) -> list[Document]:
+        """All sessions of an account, ended or not, oldest first."""
+        return [dict(one) for one in Session.objects(account=account).order_by("pk").as_pymongo()]
+
+    def end_session(self, current: Document, write: Write, state: str = rules.REVOKED) -> Document:
         """Ends a session for good; its cookie is good for nothing any more.
 
         Raises:
             Stale: somebody else was faster.
         """
-        changes = {"state": rules.REVOKED, "digest": None}
+        changes = {"state": state, "digest": None}
         return outbox.update(self.database["sessions"], current, write, changes=changes)
 
     # Persons
@@ -172,6 +182,12 @@ class Store:
         """Persons of the actor's district with an equal value, at most ``limit``."""
         query = Person.objects(__raw__=dict(found_by), county__in=list(actor.counties))
         return [dict(one) for one in query.order_by("pk").limit(limit).as_pymongo()]
+
+    def accounts_by_ref(self, ref: str) -> list[Document]:
+        """Who says to be whom a person_ref stands for, or the child's guardian: those accounts."""
+        named = {"ref": {"$eq": ref, "$type": "string"}}  # without its type the index is not used
+        found = [one.account for model in (Person, Child) for one in model.objects(__raw__=named).only("account")]
+        return [dict(one) for one in Account.objects(pk__in=found).order_by("pk").as_pymongo()]
 
     def keep_person(self, document: Document, write: Write) -> Document:
         """Inserts who an account is.
@@ -225,6 +241,14 @@ class Store:
             if again is None:
                 raise Conflict("child_known") from None
             return again, False
+
+    def child_answered(self, idempotency: Idempotency, at: datetime) -> Document | None:
+        """What an earlier request with this key made.
+
+        Raises:
+            Conflict: idempotency_key_reused with another body.
+        """
+        return outbox.answered(self.database["children"], idempotency, at, None)
 
     def change_child(self, current: Document, write: Write, changes: Mapping[str, Any]) -> Document:
         """Changes a child.
@@ -293,7 +317,7 @@ class Store:
         self, actor: Actor, *, limit: int, cursor: str, where: Mapping[str, Any]
     ) -> tuple[list[Document], str | None]:
         """Notices to people of the actor's district in id order."""
-        return _page(Notice.objects(county__in=list(actor.counties), **where), limit, cursor)
+        return _page(Notice.objects(county__in=list(actor.counties), account__ne=None, **where), limit, cursor)
 
     def due_notices(self, now: datetime, limit: int) -> list[Document]:
         """Notices with a message that is due, oldest first."""
@@ -322,6 +346,13 @@ class Store:
             Stale: somebody else was faster.
         """
         return outbox.update(self.database["notices"], current, write, changes=changes)
+
+    # Looks
+
+    def looks_at(self, account: str) -> list[Document]:
+        """When officers and counters looked at somebody, oldest first; not who: that is an officer's name."""
+        found = self.database[audit.LOOKS.collection].find({"subjects": account}).sort("at", 1)
+        return [{name: row[name] for name in ("at", "action", "scope", "fields", "reason")} for row in found]
 
     # Logins under way
 

@@ -90,8 +90,11 @@ class Vault:
             {"$set": {"state": rules.REVOKED, "digest": None}, "$inc": {"rev": 1}},
         )
         self._database["notices"].update_many(
-            {"account": {"$in": accounts}, "$or": [{"params": {"$ne": {}}}, {"messages": {"$ne": []}}]},
-            {"$set": {"params": {}, "messages": []}, "$inc": {"rev": 1}},
+            {
+                "account": {"$in": accounts},
+                "$or": [{"params": {"$ne": {}}}, {"messages": {"$ne": []}}, {"about": {"$ne": None}}],
+            },
+            {"$set": {"params": {}, "messages": [], "about": None}, "$inc": {"rev": 1}},
         )
 
 

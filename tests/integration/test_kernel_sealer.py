@@ -29,8 +29,8 @@ from services.kernel.audit_verifier import link_hash
 from services.kernel.clock import Clock
 from services.kernel.mongo import Document
 from services.kernel.outbox import Write
-from services.kernel.sealer import LINK_ROWS, Sealer, as_line, head
-from services.kernel.settings import Settings
+from services.kernel.sealer import LINK_ROWS, Sealer, as_line, head, sealers
+from services.kernel.settings import SettingError, Settings
 from services.stations.store import AUDITED
 from tests.builders import ID_NUMBER, NOON, officer, write
 from tests.kernel import connected, failing
@@ -623,3 +623,8 @@ if __name__ == "__main__":
         endless = sealer(opened)
         while True:
             endless.seal()
+
+
+def test_in_production_the_heads_have_to_leave_the_house() -> None:
+    with pytest.raises(SettingError, match="ESTATION_AUDIT_HEADS"):
+        sealers(Settings(mode="production"), {"stations": AUDITED}, "test")

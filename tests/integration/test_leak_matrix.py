@@ -106,8 +106,9 @@ ORACLE: Final[Mapping[str, tuple[str, str]]] = {
     "get_people_erasures_id": (PUBLIC, ""),
     "post_people_persons_find": (LIST, COUNTER),
     "get_people_persons_id": (ITEM, COUNTER),
-    "post_people_persons_id_reveal": (ITEM, UNITS),
+    "post_people_persons_id_reveal": (ITEM, OFFICERS),
     "post_people_persons_id_verify": (ITEM, COUNTER),
+    "post_people_persons_id_release": (ITEM, UNITS),
     "get_people_notices": (LIST, UNITS),
 }
 REFUSED: Final = {404, 422}
@@ -217,6 +218,7 @@ REQUESTS: Final[Mapping[str, Callable[[Place], Request]]] = {
     "get_people_persons_id": lambda at: Request({"id": at.account}),
     "post_people_persons_id_reveal": lambda at: Request({"id": at.account}, body=REASON),
     "post_people_persons_id_verify": lambda at: Request({"id": at.account}, body={**REASON, "rev": 1}),
+    "post_people_persons_id_release": lambda at: Request({"id": at.account}, body={**REASON, "rev": 1}),
 }
 """Requests that succeed for who may; operations that need nothing are left out."""
 

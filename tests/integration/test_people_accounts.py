@@ -3,10 +3,12 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 import pytest
 
+from tests.builders import id_number
 from tests.parts import PROJECT, World, outside
 from tests.people import API, Browser, People, Reply
 
@@ -228,3 +230,20 @@ def test_an_officer_ends_somebodys_logins_on_a_page(people: People, county: Offi
     assert county.browser.get(ending).status == 200
     assert county.browser.post(ending, {"reason": "device lost"}).url.endswith(account)
     assert staff.token() is None
+
+
+def test_no_page_acts_on_what_is_somebody_elses(people: People, county: Officer) -> None:
+    elsewhere = people.account("370982")
+    people.identify(elsewhere, "王小明", id_number(801))
+    rev = people.store.person(elsewhere)["rev"]  # type: ignore[index]
+    asked = {"rev": str(rev), "reason": "card shown"}
+    for action in ("verify", "release"):
+        assert county.browser.post(f"/people/desk/{elsewhere}/{action}", asked).status == 404
+    kept: Any = people.store.person(elsewhere)
+    assert (kept["rev"], kept["verified_at"]) == (rev, None)
+    child = people.child(elsewhere, "王小妹", id_number(802, date(2018, 6, 1)))
+    assert county.browser.post(f"/people/children/{child}/remove").status == 200, "as if it had been taken out before"
+    assert [one["_id"] for one in people.store.children(elsewhere)] == [child]
+    session = people.session(elsewhere)
+    assert county.browser.post(f"/people/sessions/{session}/revoke").status == 404
+    assert [one["_id"] for one in people.store.open_sessions(elsewhere)] == [session]

@@ -15,11 +15,13 @@ from bson import json_util
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from services.kernel import auth, clock, masterkeys
+from services.kernel import auth, clock, masterkeys, telemetry
+from services.kernel.act import Act
 from services.kernel.settings import Settings
 from services.people import app, rules, tokens
 from services.people.demo import NEWCOMER
 from services.people.entry import SESSION_COOKIE
+from services.people.handlers import logins
 from services.people.service import LOGIN_COOKIE, TOKEN_PATH
 from tests.parts import World, until
 from tests.people import API, Browser, People
@@ -130,6 +132,38 @@ def test_a_form_sent_twice_makes_one_account(people: People) -> None:
         assert browser.call("POST", "/people/register", form=agreed).status == 303
     ids = {browser.call("GET", f"{API}/me").json["id"] for _time in range(2)}
     assert len(ids) == 1
+    browser.post("/people/logout")
+    again = browser.call("POST", "/people/register", form=agreed)
+    assert again.status in {403, 410}, "whoever sits down next and goes back logs in as nobody"
+    assert SESSION_COOKIE not in browser.cookies
+
+
+def test_a_registration_ends_with_the_login_it_made(people: People) -> None:
+    browser = people.browser()
+    page = browser.get("/people/login/demo")
+    choice = next(link for link in page.links() if NEWCOMER in link).replace(NEWCOMER, "demo-leaves")
+    agreed = {"ticket": browser.get(choice).hidden("ticket"), "county": "370902", "terms": "yes"}
+    assert browser.call("POST", "/people/register", form=agreed).status == 303
+    kept = dict(browser.cookies)
+    browser.post("/people/sessions/revoke")
+    browser.cookies = {name: value for name, value in kept.items() if name != SESSION_COOKIE}
+    assert browser.call("POST", "/people/register", form=agreed).status == 410, "not even with the old cookie"
+
+
+def test_logins_that_nobody_can_use_any_more_are_closed(people: People) -> None:
+    account = people.account("370902")
+    long_ago, unused, fresh = (people.session(account) for _time in range(3))
+    sessions, now = people.database["sessions"], clock.now()
+    sessions.update_one({"_id": long_ago}, {"$set": {"opened_at": now - timedelta(days=30, seconds=5)}})
+    sessions.update_one({"_id": unused}, {"$set": {"seen_at": now - timedelta(days=7, seconds=5)}})
+    act = Act(auth.system("sessions"), now, telemetry.continued(None))
+    assert logins.close_run_out(people.store, act) >= 2
+    states = {one["_id"]: (one["state"], one["digest"] is None) for one in sessions.find({"account": account})}
+    assert states == {long_ago: ("expired", True), unused: ("expired", True), fresh: ("open", False)}
+    closed: Any = sessions.find_one({"_id": unused})
+    assert (closed["audit"][-1]["action"], closed["seq"]) == ("session.expire", 0), "recorded, and no event"
+    assert logins.close_run_out(people.store, act) == 0
+    assert logins.end_all_sessions(people.store, act, account, "over") == 1
 
 
 # What is refused

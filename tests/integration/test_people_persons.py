@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from services.kernel import clock, telemetry
-from services.people.handlers import notices
+from services.kernel.act import Act
+from services.kernel.auth import Actor
+from services.people import rules
+from services.people.handlers import logins, notices, persons
 from tests.builders import id_number
 from tests.parts import World, until
 from tests.people import People, Reply
@@ -16,6 +19,7 @@ from tests.people import People, Reply
 NAME, OTHER = "王小明", "李大海"
 PHONE = "13805481234"
 HERE, ELSEWHERE = "370902", "370982"
+NO_TRACE = telemetry.continued(None)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,8 @@ def test_what_somebody_says_comes_back_to_them_and_lies_sealed(people: People) -
     [kept] = stored(people, "persons", me.id)
     assert not any(value in repr(kept) for value in (NAME, number, PHONE))
     assert len(kept["ref"]) == 64
-    assert [row["changed"] for row in kept["audit"]] == [{"id_number": None, "name": None, "phone": None}]
+    agreed = {"identity": [None, rules.PURPOSES["identity"]]}
+    assert [row["changed"] for row in kept["audit"]] == [{"id_number": None, "name": None, "phone": None, **agreed}]
 
 
 def test_nothing_is_kept_without_consent(people: People) -> None:
@@ -194,7 +199,7 @@ def test_officers_find_masked_people_of_their_district_and_every_look_is_noted(p
 def test_who_sees_all_of_it_says_why_and_the_person_is_told(people: People) -> None:
     me, number = Somebody(people), id_number(32)
     me.identify(number)
-    officer = Somebody(people, HERE, ("unit_officer", HERE))
+    officer = Somebody(people, HERE, ("county_officer", HERE))
     assert officer.call("POST", f"/persons/{me.id}/reveal", {}).status == 422
     whole = officer.call("POST", f"/persons/{me.id}/reveal", {"reason": "to fill in the form"})
     assert (whole.json["name"], whole.json["id_number"]) == (NAME, number)
@@ -257,6 +262,94 @@ def test_the_export_has_all_of_it_in_full_and_nobody_elses(people: People) -> No
     assert [child["id_number"] for child in kept["children"]] == [id_number(37, date(2018, 6, 1))]
     assert kept["account"]["id"] == me.id
     assert OTHER not in answer.text
+
+
+def test_the_export_says_what_was_agreed_to_told_looked_at_and_ended(people: People, monkeypatch: Any) -> None:
+    me, officer = Somebody(people), Somebody(people, HERE, ("county_officer", HERE))
+    me.identify(id_number(38))
+    people.session(me.id)
+    logins.end_all_sessions(people.store, people.act(me.id), me.id, "logout")
+    people.session(me.id)
+    assert officer.call("POST", f"/persons/{me.id}/reveal", {"reason": "as planned"}).status == 200
+    monkeypatch.setattr(persons, "PAGE", 1)
+    account = people.store.own_account(me.id)
+    for _notice in range(3):
+        notices.tell(people.store, account, "welcome", clock.now(), NO_TRACE)
+    assert len(persons.export(people.store, people.vault, people.act(me.id).actor)["notices"]) == 4, "page by page"
+    kept = me.call("GET", "/me/export").json
+    assert kept["terms"]["version"] == account["terms"]["version"]
+    assert [one["purpose"] for one in kept["person"]["consents"]] == ["identity"]
+    assert sorted(one["state"] for one in kept["sessions"]) == ["open", "revoked"]
+    assert [one["template"] for one in kept["notices"]] == ["welcome"] * 3 + ["identity_seen"]
+    assert [(one["action"], one["scope"], one["reason"]) for one in kept["looks"]] == [
+        ("person.reveal", HERE, "as planned")
+    ]
+    assert officer.id not in json.dumps(kept), "an officer is a person too"
+
+
+def test_a_number_that_is_somebody_elses_is_taken_out_at_a_counter(people: People) -> None:
+    first, holder = Somebody(people), Somebody(people)
+    officer, elsewhere = (Somebody(people, place, ("county_officer", place)) for place in (HERE, ELSEWHERE))
+    staff = Somebody(people, HERE, ("station_staff", HERE))
+    number = id_number(39)
+    assert first.identify(number).status == 200
+    assert holder.identify(number).code == "identity_in_use"
+    [found] = officer.call("POST", "/persons/find", {"id_number": number}).json["items"]
+    asked = {"reason": "another has shown the card", "rev": found["rev"]}
+    address = f"/persons/{found['id']}/release"
+    assert staff.call("POST", address, asked).status == 403
+    assert elsewhere.call("POST", address, asked).status == 404
+    assert officer.call("POST", address, {**asked, "rev": found["rev"] + 1}).status == 412
+    assert officer.call("POST", address, asked).status == 200
+    assert officer.call("POST", address, {**asked, "rev": found["rev"] + 1}).code == "identity_missing", "once"
+    assert first.call("GET", "/me/person").json["id_number"] is None
+    assert first.call("GET", "/me/person").json["name"] == NAME, "the rest stays"
+    assert first.call("GET", "/me/notices").json["items"][0]["template"] == "identity_released"
+    [kept] = stored(people, "persons", first.id)
+    assert (kept["audit"][-1]["action"], kept["audit"][-1]["changed"]) == ("person.release", {"id_number": None})
+    known = holder.identify(number)
+    assert known.status == 200, "it is free for its holder"
+    verified = {"reason": "card shown", "rev": known.json["rev"]}
+    assert officer.call("POST", f"/persons/{holder.id}/verify", verified).status == 200
+    again = {**asked, "rev": known.json["rev"] + 1}
+    assert officer.call("POST", f"/persons/{holder.id}/release", again).code == "identity_verified"
+
+
+def test_a_search_that_finds_too_many_says_so(people: People, monkeypatch: Any) -> None:
+    officer = Somebody(people, ELSEWHERE, ("county_officer", ELSEWHERE))
+    for number in range(700, 703):
+        Somebody(people, ELSEWHERE).identify(id_number(number), "欧阳同名")
+    found = officer.call("POST", "/persons/find", {"name": "欧阳同名"}).json
+    assert (len(found["items"]), found["more"]) == (3, False)
+    monkeypatch.setattr(persons, "FOUND_MAX", 2)
+    act = Act(Actor(officer.id, "person", frozenset({"county_officer"}), ELSEWHERE), clock.now(), NO_TRACE)
+    some, more = persons.find(people.store, people.vault, act, {"name": "欧阳同名"})
+    assert (len(some), more) == (2, True)
+
+
+def test_the_answer_about_the_last_child_may_be_lost(people: People) -> None:
+    me = Somebody(people)
+    me.identify(id_number(710))
+    given = {"name": "王小妹", "id_number": id_number(711, date(2018, 6, 1)), "consent": True}
+    for number in range(711, 711 + rules.CHILDREN_MAX):
+        child = id_number(number, date(2018, 6, 1))
+        assert me.add_child(child, f"child-{number}-" + "c" * 20).status == 201
+    again = me.add_child(child, f"child-{number}-" + "c" * 20)
+    assert again.status in {200, 201}, again.text
+    assert len(me.call("GET", "/children").json["items"]) == rules.CHILDREN_MAX
+    refused = me.call(
+        "POST", "/children", {**given, "id_number": id_number(799, date(2018, 6, 1))}, Idempotency_Key="n" * 20
+    )
+    assert (refused.status, refused.code) == (409, "too_many")
+
+
+def test_who_looked_at_deliveries_is_on_record(people: People) -> None:
+    me, officer = Somebody(people), Somebody(people, HERE, ("county_officer", HERE))
+    people.session(me.id)
+    notices.tell(people.store, people.store.own_account(me.id), "welcome", clock.now(), NO_TRACE)
+    assert officer.call("GET", f"/notices?account={me.id}").status == 200
+    looks = [one["action"] for one in people.store.looks_at(me.id)]
+    assert looks == ["notice.look"]
 
 
 def test_the_running_service_sends_what_is_due_and_officers_see_what_became_of_it(people: People) -> None:

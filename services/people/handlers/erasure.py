@@ -30,7 +30,8 @@ def erase(store: Store, vault: Vault, act: Act) -> Document:
     known = store.erasure(account["_id"])
     if known is None:
         person = store.person(account["_id"])
-        refs = [one["ref"] for one in (person or {}, *store.children(account["_id"])) if one.get("ref")]
+        # only of who showed the card: whoever types a stranger's number must not erase what others hold under it
+        refs = [person["ref"]] if person and person["ref"] and person["verified_at"] else []
         due = clock.day(act.now + timedelta(days=rules.ERASURE_DAYS))
         document = {
             "_id": account["_id"],
@@ -43,7 +44,7 @@ def erase(store: Store, vault: Vault, act: Act) -> Document:
             "held": [{"what": str(Held.AUDIT_TRAIL)}],
             "documents": 0,
         }
-        emit = Emit(SubjectErasedV1, {"day": act.today, "due": due, "refs": sorted(set(refs))})
+        emit = Emit(SubjectErasedV1, {"day": act.today, "due": due, "refs": refs})
         write = act.write("person.erase", emit, reason="by the person", after={"state": rules.REQUESTED, "due": due})
         known = store.begin_erasure(document, write)
     return _here(store, vault, Act(_ERASER, act.now, act.trace), known)

@@ -1,6 +1,7 @@
 """Logging in, the first time and again, and the sessions that come of it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -17,6 +18,7 @@ from services.people import rules
 from services.people.providers import Attempt, Provider
 from services.people.store import Store
 
+BATCH: Final = 200
 LOGIN, REGISTRATION = "login", "registration"
 """The steps of a login that take a person's time."""
 _REGISTRAR: Final = auth.system("registration")
@@ -154,12 +156,14 @@ def own_live_sessions(store: Store, account: Document, now: datetime) -> list[Do
 
 
 def end_own_session(store: Store, act: Act, id_: str, reason: str = "logout") -> Document:
-    """Ends one of the actor's own sessions; ended before, it stays so."""
+    """Ends one of the actor's own sessions; ended before, it stays so. A registration sent again opens none."""
+    store.forget_steps(store.own_account(act.actor.id)["logins"])
     return settle(lambda: _end(store, act, store.own_session(id_, act.actor), reason))
 
 
 def end_all_sessions(store: Store, act: Act, account: str, reason: str) -> int:
-    """Ends every session of an account; how many."""
+    """Ends every session of an account; how many. A registration sent again opens none."""
+    store.forget_steps(store.own_account(account)["logins"])
     sessions = store.open_sessions(account)
     for session in sessions:
         try:
@@ -182,8 +186,24 @@ def sign_out(store: Store, act: Act, id_: str, reason: str) -> int:
     return end_all_sessions(store, act, account["_id"], reason)
 
 
+def close_run_out(store: Store, act: Act) -> int:
+    """Closes sessions that nobody can use any more, whatever their person's roles; how many.
+
+    No event: no token of theirs has lived for days.
+    """
+    longest, unused = rules.span(())
+    closed = 0
+    while found := store.sessions_run_out(act.now - longest, act.now - unused, BATCH):
+        for session in found:
+            write = act.write("session.expire", before={"state": rules.OPEN}, after={"state": rules.EXPIRED})
+            with suppress(Stale):
+                store.end_session(session, write, rules.EXPIRED)
+                closed += 1
+    return closed
+
+
 def _end(store: Store, act: Act, session: Document, reason: str) -> Document:
-    if session["state"] == rules.REVOKED:
+    if session["state"] != rules.OPEN:
         return session
     emit = Emit(SessionRevokedV1, {"day": act.today, "session": session["_id"]})
     write = act.write(

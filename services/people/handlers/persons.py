@@ -20,6 +20,7 @@ from services.people.vault import Vault
 
 PERSONAL: Final = ("name", "id_number", "phone")
 FOUND_MAX: Final = 20
+PAGE: Final = 500
 _MASKS: Final = {"name": personal.mask_name, "id_number": personal.mask_id_number, "phone": personal.mask_phone}
 
 
@@ -48,7 +49,7 @@ def keep_own(store: Store, vault: Vault, act: Act, given: Mapping[str, Any]) -> 
     """
     if not given["consent"]:
         raise Forbidden("consent_required")
-    account = act.actor.id
+    account, agreed = act.actor.id, rules.PURPOSES[rules.IDENTITY]
     erasure.refuse_erased(store, vault, account)
 
     def attempt() -> Document:
@@ -63,7 +64,9 @@ def keep_own(store: Store, vault: Vault, act: Act, given: Mapping[str, Any]) -> 
             owner = store.own_account(account)
             return store.keep_person(
                 {"_id": account, "county": owner["county"], "verified_at": None, **changes},
-                act.write("person.keep", after=dict.fromkeys(PERSONAL, "set"), personal=PERSONAL),
+                act.write(
+                    "person.keep", after={**dict.fromkeys(PERSONAL, "set"), rules.IDENTITY: agreed}, personal=PERSONAL
+                ),
             )
         same = vault.persons.open(person)
         changed = [name for name in PERSONAL if same.get(name) != values[name]]
@@ -71,7 +74,17 @@ def keep_own(store: Store, vault: Vault, act: Act, given: Mapping[str, Any]) -> 
             changes["verified_at"] = None
         if not changed and changes["consents"] == person["consents"]:
             return person
-        write = act.write("person.change", after=dict.fromkeys(changed, "set"), personal=PERSONAL)
+        verified = person["verified_at"] is not None
+        write = act.write(
+            "person.change",
+            before={"verified": verified, rules.IDENTITY: agreed if rules.agreed(person, rules.IDENTITY) else None},
+            after={
+                **dict.fromkeys(changed, "set"),
+                "verified": verified and "verified_at" not in changes,
+                rules.IDENTITY: agreed,
+            },
+            personal=PERSONAL,
+        )
         return store.change_person(person, write, changes)
 
     kept = settle(attempt)
@@ -118,7 +131,14 @@ def withdraw(store: Store, vault: Vault, act: Act, purpose: str) -> Document:
             changes |= {"ref": None, "verified_at": None}
             for other in (*rules.CHANNELS, rules.CHILDREN):
                 changes["consents"] = rules.without_consent(changes["consents"], other, act.now)
-        write = act.write("consent.withdraw", before={purpose: rules.PURPOSES[purpose]})
+        ended = [one for one in rules.PURPOSES if rules.agreed(person, one) and not rules.agreed(changes, one)]
+        cleared = PERSONAL if purpose == rules.IDENTITY else ()
+        write = act.write(
+            "consent.withdraw",
+            before={**{one: rules.PURPOSES[one] for one in ended}, **dict.fromkeys(cleared, "set")},
+            after={**dict.fromkeys(ended), **dict.fromkeys(cleared)},
+            personal=cleared,
+        )
         return store.change_person(person, write, changes)
 
     if purpose in (rules.IDENTITY, rules.CHILDREN):  # before the consent ends: a kept child has one at any time
@@ -151,6 +171,9 @@ def add_child(
         raise Forbidden("consent_required")
     account = act.actor.id
     erasure.refuse_erased(store, vault, account)
+    before = store.child_answered(idempotency, act.now) if idempotency else None
+    if before is not None:
+        return _child(before, vault.children.open(before)), False
     born = personal.id_number(given["id_number"], date.fromisoformat(act.today)).born
     if _years(born, date.fromisoformat(act.today)) >= rules.CHILD_YEARS_MAX:
         raise Invalid([FieldError("id_number", "age_out_of_range")])
@@ -201,13 +224,17 @@ def _years(born: date, today: date) -> int:
 # For officers and staff at a counter
 
 
-def find(store: Store, vault: Vault, act: Act, given: Mapping[str, str]) -> list[Document]:
-    """Persons of the actor's district with exactly this ID number, phone or name, masked; the look is noted first."""
+def find(store: Store, vault: Vault, act: Act, given: Mapping[str, str]) -> tuple[list[Document], bool]:
+    """Persons of the actor's district with exactly this ID number, phone or name, masked; and whether there are more.
+
+    The look is noted first.
+    """
     field, value = next((name, given[name]) for name in PERSONAL if given.get(name))
-    found = store.persons_where(vault.persons.where(field, value), act.actor, FOUND_MAX)
-    _note(store, act, "person.find", [one["_id"] for one in found], PERSONAL)
-    opened = [shown(vault, one) for one in found]
-    return sorted(opened, key=lambda one: (one["name"] or "", one["_id"]))
+    found = store.persons_where(vault.persons.where(field, value), act.actor, FOUND_MAX + 1)
+    shown_of = found[:FOUND_MAX]
+    _note(store, act, "person.find", [one["_id"] for one in shown_of], PERSONAL)
+    opened = [shown(vault, one) for one in shown_of]
+    return sorted(opened, key=lambda one: (one["name"] or "", one["_id"])), len(found) > FOUND_MAX
 
 
 def look(store: Store, vault: Vault, act: Act, account: str) -> Document:
@@ -267,6 +294,41 @@ def verify(store: Store, vault: Vault, act: Act, account: str, reason: str, rev:
     return shown(vault, settle(attempt))
 
 
+def release(store: Store, vault: Vault, act: Act, account: str, reason: str, rev: int) -> Document:
+    """Takes an ID number that nobody verified out of an account: the card's holder, who is at the counter, needs it.
+
+    Raises:
+        NotFound: not there, or not the actor's to see.
+        Forbidden: separation_of_duties: one's own.
+        Conflict: identity_missing; identity_verified.
+        PreconditionFailed: the person has changed something since.
+    """
+    if account == act.actor.id:
+        raise Forbidden("separation_of_duties")
+
+    def attempt() -> Document:
+        person = store.person_seen(account, act.actor)
+        if not person["ref"]:
+            raise Conflict("identity_missing")
+        if person["rev"] != rev:
+            raise PreconditionFailed
+        if person["verified_at"] is not None:
+            raise Conflict("identity_verified")
+        changes = {**vault.persons.seal(account, account, {"id_number": None}), "ref": None}
+        write = act.write(
+            "person.release", reason=reason, before={"id_number": "set"}, after={}, personal=("id_number",)
+        )
+        owner = store.own_account(account)
+
+        def told(session: ClientSession) -> Document:
+            notices.tell(store, owner, "identity_released", act.now, act.trace, session=session)
+            return store.change_person(person, write, changes, session)
+
+        return store.together(told)
+
+    return shown(vault, settle(attempt))
+
+
 def _note(
     store: Store, act: Act, action: str, subjects: Sequence[str], fields: Collection[str], reason: str = ""
 ) -> None:
@@ -281,14 +343,19 @@ def export(store: Store, vault: Vault, actor: Actor) -> Document:
     account = store.own_account(actor.id)
     person = store.person(actor.id)
     children = store.children(actor.id)
-    told, _following = store.notices(actor.id, 1000, "")
+    told, following = store.notices(actor.id, PAGE, "")
+    while following:
+        more, following = store.notices(actor.id, PAGE, following)
+        told += more
     return {
         "account": account,
         "person": shown(vault, person, whole=PERSONAL) if person else None,
         "children": [
             {**child, **values} for child, values in zip(children, vault.children.open_all(children), strict=True)
         ],
-        "sessions": store.open_sessions(actor.id),
+        "terms": account["terms"],
+        "sessions": store.sessions(actor.id),
         "notices": [{**one, "text": notices.words(one, "zh")} for one in told],
+        "looks": store.looks_at(actor.id),
         "exported_on": clock.day(clock.now()),
     }
