@@ -8,7 +8,7 @@ from marshmallow.decorators import VALIDATES_SCHEMA
 
 from contracts.codes import PLACES
 from contracts.envelope import TYPE, Event, MalformedError, is_interoperable
-from contracts.events import EventData, people, stations
+from contracts.events import EventData, childcare, people, stations
 from contracts.measures import Count
 
 METRICS = "metrics"
@@ -170,5 +170,11 @@ CATALOGUE = Catalogue(
         Entry(people.SessionRevokedV1, (METRICS, "stations")),
         Entry(people.SubjectErasedV1, ERASERS),
         Entry(stations.ErasureConfirmedV1, (METRICS, "people")),
+        Entry(childcare.NoticeRequestedV1, ("people",)),
     )
 )
+
+AWAITED = ("childcare",)
+"""Owners whose contracts stand before their service does: no process, no user on the broker, no page of their API."""
+PUBLISHING = tuple(owner for owner in CATALOGUE.owners if owner not in AWAITED)
+"""Owners that are there."""

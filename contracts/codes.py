@@ -120,6 +120,37 @@ class NoticeFailure(StrEnum):
     REFUSED = "refused_by_gateway"
     UNREACHABLE = "gateway_unreachable"
     NO_ADDRESS = "no_address"
+    UNKNOWN_PERSON = "unknown_person"
+
+
+class NoticeTemplate(StrEnum):
+    """What other services have people told; its words stand in the people service. Each begins with its service."""
+
+    CHILDCARE_CONFIRMED = "childcare_confirmed"
+    CHILDCARE_INELIGIBLE = "childcare_ineligible"
+    CHILDCARE_WAITLISTED = "childcare_waitlisted"
+    CHILDCARE_OFFERED = "childcare_offered"
+    CHILDCARE_OFFER_EXPIRED = "childcare_offer_expired"
+    CHILDCARE_PRIORITY_CHANGED = "childcare_priority_changed"
+    CHILDCARE_DRAW_COMMITTED = "childcare_draw_committed"
+    CHILDCARE_DRAWN = "childcare_drawn"
+    CHILDCARE_REMOVED = "childcare_removed"
+    CHILDCARE_CLASS_CANCELLED = "childcare_class_cancelled"
+
+
+class NoticeReason(StrEnum):
+    """Why what somebody is told of was decided so."""
+
+    AGE = "age_out_of_range"
+    COUNTY = "other_county"
+    OVERLAP = "days_overlap"
+    ENTERED_TWICE = "entered_twice"
+    WRONG_CHILD = "wrong_child"
+    WRONG_CLASS = "wrong_class"
+    NOT_ENTITLED = "not_entitled"
+    ROSTER = "household_roster"
+    OFFICER = "officer_decision"
+    ERROR = "entered_wrongly"
 
 
 class Held(StrEnum):

@@ -41,9 +41,10 @@ class SessionRevokedV1(EventData):
 
 
 class SubjectErasedV1(EventData):
-    """An account (its subject) was erased: whoever holds data of it, or under one of ``refs``, erases that too.
+    """An account (its subject) was erased: whoever holds data that came from it erases that.
 
-    Each service that is bound to this event answers with its own ``erasure_confirmed`` by the day ``due``.
+    ``refs``: the verified ID number, for what a service got under it alone; what another account or a register gave
+    stays. Each service that is bound to this event answers with its own ``erasure_confirmed`` by the day ``due``.
     """
 
     type: ClassVar[str] = "people.subject_erased.v1"

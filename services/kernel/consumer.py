@@ -22,7 +22,7 @@ from contracts import catalogue, envelope
 from contracts.catalogue import Catalogue
 from contracts.envelope import Event, MalformedError
 from contracts.events import EventData
-from services.kernel import logging, mongo, retry, telemetry
+from services.kernel import logging, mongo, retry, telemetry, topology
 from services.kernel.errors import EStationError
 
 PREFETCH: Final = 10
@@ -121,6 +121,9 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
         try:
             event = envelope.check(raw)
             self._events.check(event)
+            sender = topology.sender(message.delivery_info["exchange"], self._consumer)
+            if sender is not None and event["source"] != sender:
+                raise MalformedError("foreign_exchange")  # noqa: TRY301
             if event["type"] not in self._entrypoints:
                 raise MalformedError("not_consumed_here")  # noqa: TRY301
         except MalformedError as error:

@@ -27,6 +27,14 @@ PARKED_DELIVERY_LIMIT: Final = 1_000_000
 _AT_LEAST_ONCE: Final = {"dead-letter-strategy": "at-least-once", "overflow": "reject-publish"}
 
 
+def sender(exchange: str, consumer: str) -> str | None:
+    """The source that events must name which came by an exchange; None for the consumer's own retries.
+
+    Each service may publish on its own exchange alone, so there it can speak for nobody else.
+    """
+    return None if exchange == retry_exchange(consumer) else "/services/" + exchange.removesuffix(".events")
+
+
 def retry_exchange(consumer: str) -> str:
     """Where a consumer puts what it could not apply: routing keys are its pauses, ``dead`` and ``inbox``."""
     return f"{consumer}.retry"

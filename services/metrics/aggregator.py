@@ -190,6 +190,7 @@ class _Intake:
                 properties.content_type or "",
                 properties.headers or {},
                 method.redelivered,
+                method.exchange,
             )
         )
 

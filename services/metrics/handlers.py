@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pymongo.database import Database
 
-from contracts.catalogue import CATALOGUE
+from contracts.catalogue import PUBLISHING
 from contracts.codes import CITY
 from contracts.measures import MEASURES
 from services.kernel.auth import Actor
@@ -101,7 +101,7 @@ def list_events(database: Database[Document], actor: Actor, query: Mapping[str, 
 def services_of(plan: Plan | None) -> list[str]:
     """The services that publish today or that a plan counts on."""
     promised = (row.service for row in plan.rows) if plan else ()
-    return sorted({*CATALOGUE.owners, *promised})
+    return sorted({*PUBLISHING, *promised})
 
 
 def is_year(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from contracts import envelope
 from contracts.catalogue import METRICS, Catalogue
 from contracts.envelope import Event, MalformedError
-from services.kernel import logging, retry
+from services.kernel import logging, retry, topology
 from services.metrics.log import Fact
 
 PASSED_MAX: Final = 50_000
@@ -23,6 +23,7 @@ class Delivery(NamedTuple):
     content_type: str
     headers: Mapping[str, Any]
     redelivered: bool
+    exchange: str
 
 
 class Refusal(NamedTuple):
@@ -73,13 +74,16 @@ class Reader:
             batch.refusals.append(Refusal(step, str(error)))
             return
         batch.events += len(found)
+        sender = topology.sender(delivery.exchange, METRICS)
         for raw in found:
-            self._read_event(raw, delivery, batch)
+            self._read_event(raw, delivery, sender, batch)
 
-    def _read_event(self, raw: Any, delivery: Delivery, batch: Batch) -> None:
+    def _read_event(self, raw: Any, delivery: Delivery, sender: str | None, batch: Batch) -> None:
         try:
             event = envelope.check(raw)
             self._check(event)
+            if sender is not None and event["source"] != sender:
+                raise MalformedError("foreign_exchange")  # noqa: TRY301
         except MalformedError as error:
             batch.refusals.append(_refused(raw, delivery, str(error)))
             return

@@ -5,7 +5,7 @@ from typing import Any, Final
 from prometheus_client import REGISTRY
 from pymongo.errors import PyMongoError
 
-from contracts.catalogue import CATALOGUE, METRICS
+from contracts.catalogue import METRICS, PUBLISHING
 from contracts.describe import describe
 from services.kernel import body, logging, mongo, openapi, web
 from services.kernel.fields import page_of
@@ -89,7 +89,7 @@ class MetricsService:
 
     @endpoint("GET", "/docs", "The HTTP API for people", answers={200: None}, media_type=web.HTML)
     def get_docs(self, call: Call) -> Answer:
-        return pages.docs(call, sorted({METRICS, *CATALOGUE.owners}))
+        return pages.docs(call, sorted({METRICS, *PUBLISHING}))
 
     @endpoint("GET", "/docs/metrics", "The API of metrics for people", answers={200: None}, media_type=web.HTML)
     def get_api_docs(self, call: Call) -> Answer:

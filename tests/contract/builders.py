@@ -80,6 +80,19 @@ DATA: Final[dict[str, dict[str, Any]]] = {
         "documents": 2,
         "held": [{"what": "grants_paid", "until": "2035-07-31"}, {"what": "audit_trail"}],
     },
+    "childcare.notice_requested.v1": {
+        "day": DAY,
+        "ref": "3f" * 32,
+        "template": "childcare_priority_changed",
+        "params": {
+            "day": "2025-07-21",
+            "moment": "2025-07-18T12:00:00.000Z",
+            "count": 24,
+            "position": 3,
+            "reason": "household_roster",
+        },
+        "about": uid("offer"),
+    },
 }
 
 

@@ -1,22 +1,32 @@
 """Being told: in the inbox with the decision, as a text message when it may go out, tried until it is out or cannot."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import bson
+import pika
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 
-from services.kernel import clock, telemetry
+from contracts import envelope
+from contracts.envelope import Event
+from services.kernel import clock, ids, inbox, telemetry
 from services.kernel.act import Act
+from services.kernel.amqp import Message
 from services.kernel.errors import Stale
 from services.kernel.settings import Settings
 from services.people import channels, rules
 from services.people.handlers import grants, notices, persons
 from services.people.store import Store
+from tests import builders, metrics
 from tests.builders import id_number, officer
 from tests.gateway import Gateway
-from tests.parts import World
+from tests.mailbox import Mailbox
+from tests.parts import Process, World, until
 from tests.people import People
 
 NIGHT = datetime(2025, 7, 16, 14, 30, tzinfo=UTC)
@@ -47,7 +57,8 @@ class Reachable:
 
     def __init__(self, people: People, *, sms: bool = True) -> None:
         self.people, self.id = people, people.account("370902")
-        people.identify(self.id, "王小明", id_number(next(_numbers)), "+8613805480009")
+        self.number = id_number(next(_numbers))
+        people.identify(self.id, "王小明", self.number, "+8613805480009")
         if sms:
             persons.agree(people.store, people.act(self.id), rules.SMS)
 
@@ -233,3 +244,210 @@ def test_nobody_is_plagued_with_messages_but_the_inbox_has_all(people: People, g
     assert people.database["notices"].count_documents({"account": me.id}) == 8
     me.tell("new_login", DAY + timedelta(days=1, hours=1))
     assert send(people, gateway, DAY + timedelta(days=1, hours=1)) == 1
+
+
+# What other services ask for
+
+ASKED = "childcare.notice_requested.v1"
+
+
+@pytest.fixture
+def at_work(people: People, gateway: Gateway) -> Iterator[Process]:
+    """The service, which takes requests and hands messages to the same gateway, by day: at night the test does."""
+    people.process._environ["ESTATION_SMS"] = gateway.url
+    people.process.start()
+    yield people.process
+    people.process.stop()
+
+
+def asking(about: str = "", **data: Any) -> Event:
+    """Childcare has an offer for somebody, who has 24 hours."""
+    told = {"day": "2025-07-17", "template": "childcare_offered", "params": {"count": 24}, "about": about or ids.new()}
+    return builders.event(ASKED, {**told, **data})
+
+
+def settled(at_work: Process, count: int) -> None:
+    """Waits until so many events were taken in all, none of them in vain."""
+
+    def applied() -> bool:
+        return at_work.metric("estation_consumed_events_total", outcome="applied") == count
+
+    until(applied, f"{count} events applied")
+
+
+def ask(people: People, event: Event, at: datetime = DAY) -> None:
+    """What the service does with a request."""
+    notices.requested(people.store, people.vault, event, at, telemetry.continued(None))
+
+
+def holding(people: People, needle: str) -> set[str]:
+    """The collections of people that hold something."""
+    return {
+        name
+        for name in people.database.list_collection_names()
+        for document in people.database[name].find()
+        if needle.encode() in bson.encode(document)
+    }
+
+
+def test_a_service_has_people_told_by_ref_and_by_account_once_however_often_it_asks(
+    people: People, gateway: Gateway, at_work: Process
+) -> None:
+    me, number = Reachable(people), id_number(next(_numbers), date(2018, 6, 1))
+    people.child(me.id, "王小妹", number)
+    events = [
+        asking(account=me.id),
+        asking(ref=people.vault.ref(me.number), template="childcare_waitlisted", params={"position": 1234}),
+        asking(ref=people.vault.ref(number), template="childcare_confirmed", params={"day": "2025-07-21"}),
+    ]
+    deliveries = events * 3
+    random.Random(7).shuffle(deliveries)
+    metrics.publish(people.world, deliveries[:4])
+    metrics.publish(people.world, deliveries[4:])
+    settled(at_work, 9)
+    assert people.world.broker.depth("people.dead") == 0
+    answer = people.api("GET", "/me/notices", token=people.world.token(me.id, ("worker",), ""))
+    said = {
+        "托管班有名额了，请在 24 小时内确认，逾期名额将转给下一位；期限不会在 21:00 至次日 9:00 之间届满。",
+        "托管班已满，目前候补第 1,234 位。有名额时会通知您。",
+        "托管班报名成功，2025年7月21日开班。",
+    }
+    assert sorted(one["text"] for one in answer.json["items"]) == sorted(said)
+    send(people, gateway, max(one["messages"][0]["due"] or DAY for one in people.database["notices"].find()))
+    until(lambda: len({one["id"] for one in gateway.taken}) == 3, "all are handed over")
+    assert {one["to"] for one in gateway.taken} == {"+8613805480009"}, "which childcare has never known"
+    assert {one["text"] for one in gateway.taken} == said
+
+
+def test_what_became_of_a_request_is_said_with_the_senders_own_name_for_it(
+    people: People, gateway: Gateway, at_work: Process
+) -> None:
+    me, reached, lost = Reachable(people), ids.new(), ids.new()
+    tap = people.world.tap("people")
+    relay = people.world.process("relay", "people").start()
+    try:
+        metrics.publish(people.world, [asking(reached, account=me.id), asking(lost, ref="3f" * 32)])
+        settled(at_work, 2)
+        send(people, gateway, me.sms["due"] or DAY)
+
+        def answers() -> set[tuple[str, ...]]:
+            return {
+                (one["type"].split(".")[1], one["data"]["about"], one["data"]["channel"], one["data"].get("reason", ""))
+                for one in tap.drain()
+                if "about" in one["data"]
+            }
+
+        until(lambda: len(answers()) >= 3, "three answers are published")
+    finally:
+        assert relay.stop() == 0
+    assert answers() == {
+        ("notice_dispatched", reached, "inbox", ""),
+        ("notice_dispatched", reached, "sms", ""),
+        ("notice_failed", lost, "inbox", "unknown_person"),
+    }
+
+
+def test_a_request_for_nobody_known_is_settled_and_nothing_is_kept_of_what_was_to_be_said(
+    people: People, gateway: Gateway, at_work: Process
+) -> None:
+    erased = Reachable(people)
+    ref = people.vault.ref(erased.number)
+    people.erase(erased.id)
+    gone = [asking(account=erased.id), asking(ref=ref), asking(account=ids.new()), asking(ref="0" * 64)]
+    metrics.publish(people.world, gone * 3)
+    settled(at_work, 12)
+    assert people.world.broker.depth("people.dead") == 0
+    found = list(people.database["notices"].find())
+    assert len(found) == 4
+    for one in found:
+        assert (one["account"], one["params"], one["about"], one["messages"]) == (None, {}, None, [])
+        [out] = one["out"]
+        assert (out["type"], out["data"]["reason"]) == ("people.notice_failed.v1", "unknown_person")
+    assert {out["data"]["about"] for one in found for out in one["out"]} == {one["data"]["about"] for one in gone}
+    assert holding(people, ref) == holding(people, "0" * 64) == set()
+    assert people.api("GET", "/notices").json["items"] == [], "officers see what people of their district were told"
+
+
+@pytest.mark.parametrize("user", ["stations", "metrics", "people"])
+def test_nobody_else_asks_in_childcares_name(people: People, user: str) -> None:
+    broker = people.world.broker
+    with closing(pika.BlockingConnection(pika.URLParameters(broker.url_for(user)))) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        with pytest.raises(ChannelClosedByBroker, match=r"\(403, "):
+            channel.basic_publish("childcare.events", ASKED, b"{}", mandatory=True)
+
+
+def test_who_asks_in_childcares_name_by_an_exchange_of_its_own_is_parked(
+    people: People, gateway: Gateway, at_work: Process
+) -> None:
+    me = Reachable(people)
+    asked = asking(account=me.id)
+    message = Message("stations.events", "stations.erasure_confirmed.v1", envelope.dump(asked), envelope.CONTENT_TYPE)
+    metrics.send(people.world, [message], "stations")
+    [letter] = Mailbox(people.world.broker, "stations", "people").await_parked(asked["id"])
+    assert letter.reason == "foreign_exchange"
+    assert people.database["notices"].count_documents({"account": me.id, "about": asked["data"]["about"]}) == 0
+
+
+def test_people_alone_is_bound_to_requests(people: People) -> None:
+    broker = people.world.broker
+    bound = broker.management.call("GET", f"/exchanges/{broker.vhost}/childcare.events/bindings/source")
+    assert [(one["destination"], one["routing_key"]) for one in bound] == [("people.inbox", ASKED)]
+
+
+def test_a_request_by_night_is_in_the_inbox_at_once_and_leaves_the_house_in_the_morning(
+    people: People, gateway: Gateway
+) -> None:
+    me = Reachable(people)
+    ask(people, asking(account=me.id), NIGHT)
+    assert me.notice["at"] == NIGHT
+    assert me.sms["due"] == MORNING
+    assert (send(people, gateway, NIGHT), send(people, gateway, MORNING)) == (0, 1)
+
+
+def test_whoever_has_the_child_is_told(people: People, gateway: Gateway) -> None:
+    one, other, number = Reachable(people), Reachable(people), id_number(next(_numbers), date(2018, 6, 1))
+    for guardian in (one, other):
+        people.child(guardian.id, "王小妹", number)
+    event = asking(ref=people.vault.ref(number))
+    ask(people, event)
+    ask(people, event)
+    assert one.notice["about"] == other.notice["about"] == event["data"]["about"]
+
+
+def test_of_a_request_only_what_its_version_knows_is_kept(people: People, gateway: Gateway) -> None:
+    me = Reachable(people)
+    ask(people, asking(account=me.id, params={"count": 24, "later": "x"}, later="x"))
+    assert me.notice["params"] == {"count": 24}
+
+
+def test_what_a_notice_was_about_goes_with_its_person_and_with_its_time(people: People, gateway: Gateway) -> None:
+    me, other = Reachable(people), Reachable(people)
+    for one in (me, other):
+        ask(people, asking(account=one.id))
+    people.erase(me.id)
+    assert (me.notice["params"], me.notice["about"], me.notice["messages"]) == ({}, None, [])
+    assert other.notice["about"]
+    people.store.empty_notices(DAY + timedelta(days=1))
+    assert (other.notice["params"], other.notice["about"]) == ({}, None)
+
+
+def test_a_notice_to_somebody_who_is_erased_meanwhile_is_emptied(
+    people: People, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, once = Reachable(people), inbox.once
+
+    def erased_meanwhile(database: Any, event: Event, at: datetime, effect: Callable[[Any], None]) -> bool:
+        people.erase(me.id)
+        return once(database, event, at, effect)
+
+    monkeypatch.setattr(inbox, "once", erased_meanwhile)
+    ask(people, asking(account=me.id))
+    assert (me.notice["params"], me.notice["about"], me.notice["messages"]) == ({}, None, [])
+
+
+@pytest.mark.parametrize("collection", ["persons", "children"])
+def test_finding_whose_a_ref_is_reads_no_whole_collection(people: People, collection: str) -> None:
+    plan = people.database[collection].find({"ref": {"$eq": "3f" * 32, "$type": "string"}}).explain()
+    assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"])

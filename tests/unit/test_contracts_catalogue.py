@@ -12,6 +12,7 @@ from contracts.catalogue import CATALOGUE, Catalogue, Entry
 from contracts.envelope import MalformedError
 from contracts.events import CountyCode, EventData
 from contracts.events.stations import StationResumedV1, StationSuspendedV1
+from deploy import run
 from tests.contract.builders import DATA, build
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
@@ -45,6 +46,12 @@ def test_owners_consumers_and_bindings() -> None:
     assert own.consumers == ("care", "childcare", "metrics")
     assert [entry.type for entry in own.consumed_by("care")] == ["stations.station_suspended.v1"]
     assert own.consumed_by("mixers") == ()
+
+
+def test_a_service_is_awaited_until_it_is_there() -> None:
+    assert set(catalogue.AWAITED).isdisjoint(run.SERVICES)
+    assert sorted(run.PUBLISHERS) == list(catalogue.PUBLISHING)
+    assert set(CATALOGUE.consumers) <= set(run.SERVICES), "an inbox that nobody reads fills"
 
 
 def test_names_on_the_broker() -> None:

@@ -1,7 +1,7 @@
 """A bad event is refused alone, with its reason, and never kept out of the dead-letter queue by its own badness."""
 
 import json
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,10 @@ from contracts.measures import Count
 from services.kernel import retry
 from services.metrics import reading
 from services.metrics.reading import Batch, Delivery, Reader
+from tests.contract.builders import build
 from tests.metrics import RECORDED, event
+
+FROM: Final = "stations.events"
 
 
 class _Unwritable(EventData):
@@ -30,7 +33,11 @@ class _Unwritable(EventData):
 
 def _read(body: bytes, content_type: str = BATCH_CONTENT_TYPE, *, events: Catalogue = CATALOGUE, **more: Any) -> Batch:
     batch = Batch()
-    delivery = Delivery(**{"tag": 7, "headers": {}, "redelivered": False, **more}, body=body, content_type=content_type)
+    delivery = Delivery(
+        **{"tag": 7, "headers": {}, "redelivered": False, "exchange": FROM, **more},
+        body=body,
+        content_type=content_type,
+    )
     Reader(events).read(delivery, batch)
     return batch
 
@@ -52,8 +59,10 @@ def test_single_event_and_batch_are_read_alike() -> None:
 def test_deliveries_add_up_in_one_batch() -> None:
     batch, one = Batch(), event(RECORDED)
     reader = Reader(CATALOGUE)
-    reader.read(Delivery(1, envelope.dump(one), CONTENT_TYPE, {}, redelivered=False), batch)
-    reader.read(Delivery(2, _batch_of(one, event(RECORDED)), BATCH_CONTENT_TYPE, {}, redelivered=True), batch)
+    reader.read(Delivery(1, envelope.dump(one), CONTENT_TYPE, {}, redelivered=False, exchange=FROM), batch)
+    reader.read(
+        Delivery(2, _batch_of(one, event(RECORDED)), BATCH_CONTENT_TYPE, {}, redelivered=True, exchange=FROM), batch
+    )
     assert (batch.last_tag, batch.deliveries, batch.events, len(batch.facts)) == (2, 2, 3, 2)
     assert batch.redelivered
 
@@ -208,7 +217,7 @@ def test_a_void_whose_fields_were_seen_in_others_is_still_judged_as_a_whole() ->
 def _assert_read_as_if_unknown(sent: list[Event]) -> None:
     expected = [reason for reason in map(_verdict, sent) if reason]
     reader, batch = Reader(CATALOGUE), Batch()
-    reader.read(Delivery(1, _batch_of(*sent), BATCH_CONTENT_TYPE, {}, redelivered=False), batch)
+    reader.read(Delivery(1, _batch_of(*sent), BATCH_CONTENT_TYPE, {}, redelivered=False, exchange=FROM), batch)
     assert [refusal.reason for refusal in batch.refusals] == expected
     assert len(batch.facts) == len(sent) - len(expected)
 
@@ -225,6 +234,14 @@ def test_memory_of_what_passed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(reading, "PASSED_MAX", 10)
     reader, batch = Reader(CATALOGUE), Batch()
     events = [event(RECORDED, people=people) for people in range(1, 20)]
-    reader.read(Delivery(1, _batch_of(*events), BATCH_CONTENT_TYPE, {}, redelivered=False), batch)
+    reader.read(Delivery(1, _batch_of(*events), BATCH_CONTENT_TYPE, {}, redelivered=False, exchange=FROM), batch)
     assert len(batch.facts) == len(events)
     assert 0 < len(reader._passed) <= 10
+
+
+def test_a_service_speaks_for_itself_alone() -> None:
+    own, foreign = event(RECORDED), build("people.person_registered.v1")
+    read = _read(_batch_of(own, foreign))
+    assert list(read.facts) == [own["id"]]
+    assert [refusal.reason for refusal in read.refusals] == ["foreign_exchange"]
+    assert len(_read(_batch_of(own, foreign), exchange="metrics.retry").facts) == 2, "what came back was looked at"
