@@ -183,7 +183,7 @@ MUTANTS = (
         "services/people/rules.py",
         "if template.urgent or QUIET_UNTIL <= local.time() < QUIET_FROM:",
         "if template.urgent or QUIET_UNTIL <= local.time():",
-        "tests/unit/test_people_rules.py",
+        "tests/integration/test_people_notices.py -k waits_for_the_morning",
     ),
     Mutant(
         "services/people/rules.py",

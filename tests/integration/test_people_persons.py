@@ -213,7 +213,7 @@ def test_who_sees_all_of_it_says_why_and_the_person_is_told(people: People) -> N
     assert [one["template"] for one in told] == ["identity_seen"]
 
 
-def test_staff_at_a_counter_verify_others_and_a_new_name_has_to_be_verified_again(people: People) -> None:
+def test_staff_at_a_counter_verify_others_and_a_new_name_or_number_has_to_be_verified_again(people: People) -> None:
     me, number = Somebody(people), id_number(33)
     me.identify(number)
     staff = Somebody(people, HERE, ("station_staff", HERE))
@@ -231,7 +231,10 @@ def test_staff_at_a_counter_verify_others_and_a_new_name_has_to_be_verified_agai
     assert (own.status, own.code) == (403, "separation_of_duties")
     assert [one["template"] for one in me.call("GET", "/me/notices").json["items"]] == ["identity_verified"]
     assert me.identify(number).json["verified_at"] == verified.json["verified_at"], "nothing new"
-    assert me.identify(number, OTHER).json["verified_at"] is None
+    renamed = me.identify(number, OTHER).json
+    assert renamed["verified_at"] is None
+    assert staff.call("POST", f"/persons/{me.id}/verify", {**card, "rev": renamed["rev"]}).json["verified_at"]
+    assert me.identify(id_number(720), OTHER).json["verified_at"] is None
 
 
 def test_a_card_is_held_against_what_the_staff_saw_and_nothing_newer(people: People) -> None:
