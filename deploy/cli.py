@@ -6,6 +6,7 @@ import click
 
 from deploy.commands.appoint import appoint
 from deploy.commands.audit import audit
+from deploy.commands.backup import backup
 from deploy.commands.device import device
 from deploy.commands.dlq import dlq
 from deploy.commands.erasures import erasures
@@ -42,6 +43,7 @@ for command in (
     appoint,
     keys,
     erasures,
+    backup,
 ):
     main.add_command(command)
 

@@ -73,6 +73,7 @@ REVIEWED: Final[Mapping[str, Reviewed]] = MappingProxyType(
         "jinja2": Reviewed("BSD License", "BSD-3-Clause", "its LICENSE.txt"),
         "mock": Reviewed("BSD License", "BSD-2-Clause", "its LICENSE.txt"),
         "nameko": Reviewed("Apache License, Version 2.0", "Apache-2.0", "its LICENSE.txt"),
+        "pyrage": Reviewed("", "MIT", "its LICENSE"),
         "python-stdnum": Reviewed(
             "LGPL", "LGPL-2.1-or-later", "imported unchanged and replaceable as a package of its own"
         ),

@@ -4,9 +4,11 @@ import importlib
 
 import click
 
+from deploy.acts import noted
 from deploy.run import KEYED
 from services.kernel import clock, mongo, settings
 from services.kernel.erasure import FileLedger, LedgerUnreadable
+from services.kernel.settings import Settings
 
 
 @click.group()
@@ -30,12 +32,23 @@ def list_() -> None:
 def replay() -> None:
     """Erase again whom a restored backup brought back; every service does the same before it is ready."""
     known = settings.read()
-    for service in KEYED:
-        database = mongo.connect_documents(known, service, "erasures")
-        with database.client:
-            vault = importlib.import_module(f"services.{service}.vault").Vault(known, database)
-            try:
-                destroyed = vault.replay()
-            except LedgerUnreadable as error:
-                raise click.ClickException(f"{service}: {error}") from error
-        click.echo(f"{service}: {destroyed} keys destroyed again")
+    with noted("erasures.replay") as act:
+        for service in KEYED:
+            act[service] = erase_again(known, service)
+            click.echo(f"{service}: {act[service]} keys destroyed again")
+
+
+def erase_again(known: Settings, service: str) -> int:
+    """Replays a service's ledger; how many keys that destroyed.
+
+    Raises:
+        ClickException: the ledger is missing or damaged.
+    """
+    database = mongo.connect_documents(known, service, "erasures")
+    with database.client:
+        vault = importlib.import_module(f"services.{service}.vault").Vault(known, database)
+        try:
+            destroyed: int = vault.replay()
+        except LedgerUnreadable as error:
+            raise click.ClickException(f"{service}: {error}") from error
+    return destroyed

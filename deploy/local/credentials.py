@@ -20,6 +20,7 @@ class Credentials:
     rabbitmq_users_file: Path
     jwks: Path
     signing_keys: Path
+    backup_key: Path
     keys: Path
 
 
@@ -37,6 +38,11 @@ def ensure(layout: Layout) -> Credentials:
 
         for name in KEYED:
             masterkeys.create_key_file(keys / f"{name}.json", demo=True, federation=name == PERSONS)
+    backup_key = layout.secrets / "backup.key"
+    if not backup_key.exists():
+        from deploy import archives
+
+        archives.create_key(backup_key, demo=True)
     jwks = _issuer(layout.secrets / "issuer")
     return Credentials(
         rabbitmq_admin=_once(layout.secrets / "rabbitmq-admin"),
@@ -46,6 +52,7 @@ def ensure(layout: Layout) -> Credentials:
         jwks=jwks,
         signing_keys=jwks.with_name("issuer.json"),
         keys=keys,
+        backup_key=backup_key,
     )
 
 

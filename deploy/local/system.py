@@ -92,6 +92,9 @@ def settings(place: Layout, environ: Mapping[str, str] = os.environ) -> dict[str
         "ESTATION_RABBITMQ_URL": environ.get(rabbitmq.URL) or broker.url(rabbitmq.ADMIN, secrets.rabbitmq_admin),
         "ESTATION_RABBITMQ_API": broker.api,
         "ESTATION_RABBITMQ_PASSWORDS": str(secrets.rabbitmq_users_file),
+        "ESTATION_BACKUP_KEY": str(secrets.backup_key),
+        "ESTATION_DATA_BACKUPS": str(place.var / "backups" / "data"),
+        "ESTATION_KEY_BACKUPS": str(place.var / "backups" / "keys"),
         **_personal(place, secrets),
     }
 

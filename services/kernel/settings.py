@@ -45,6 +45,9 @@ class Settings:
     requests_per_minute: int = 600
     audit_heads: str = ""
     erasures: str = ""
+    data_backups: str = ""
+    key_backups: str = ""
+    backup_key: str = ""
     sms: str = field(default="", repr=False)
     sms_token: str = ""
     chat: str = field(default="", repr=False)
@@ -119,6 +122,9 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         requests_per_minute=given.number("REQUESTS_PER_MINUTE", known.requests_per_minute, 10**6),
         audit_heads=given.text("AUDIT_HEADS", known.audit_heads),
         erasures=given.text("ERASURES", known.erasures),
+        data_backups=given.text("DATA_BACKUPS", known.data_backups),
+        key_backups=given.text("KEY_BACKUPS", known.key_backups),
+        backup_key=given.text("BACKUP_KEY", known.backup_key),
         sms=given.text("SMS", known.sms),
         sms_token=given.text("SMS_TOKEN", known.sms_token),
         chat=given.text("CHAT", known.chat),

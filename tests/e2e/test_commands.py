@@ -79,6 +79,15 @@ def test_device_commands_enroll_rotate_and_revoke(system: System) -> None:
     )
 
 
+def test_backups_of_a_running_system_need_no_setting_up(system: System) -> None:
+    for kind, services in (("data", {"stations", "metrics", "people", "operations"}), ("keys", {"people"})):
+        told = system.run("backup", kind)
+        assert all(service in told for service in services), told
+    listed = system.run("backup", "list").splitlines()
+    assert sum("/data/" in line for line in listed) == 4
+    assert sum("/keys/" in line for line in listed) == 1
+
+
 def test_a_parked_event_is_shown_replayed_once_and_discarded(system: System) -> None:
     url = system.settings()["ESTATION_RABBITMQ_URL"]
     good = {**build("stations.heartbeat_missed.v1"), "id": ids.new()}

@@ -279,7 +279,7 @@ def test_rotating_the_master_key_fails_no_request_and_the_old_one_can_go(people:
         thread.start()
     try:
         for _time in range(3):
-            commands(people, "keys", "rotate", "people")
+            commands(people, "keys", "rotate", "people", "--settle", "1")
     finally:
         stop.set()
         for thread in threads:

@@ -110,5 +110,5 @@ def test_secrets_are_made_once_and_only_for_this_user(place: Layout) -> None:
     assert set(first.rabbitmq_users) == set(SERVICES)
     assert len({first.rabbitmq_admin, first.erlang_cookie, *first.rabbitmq_users.values()}) == 2 + len(SERVICES)
     files = [path for path in place.secrets.rglob("*") if path.is_file()]
-    assert len(files) == 6
+    assert len(files) == 7
     assert all(path.stat().st_mode & 0o077 == 0 for path in files)
