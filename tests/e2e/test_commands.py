@@ -110,7 +110,7 @@ def test_a_parked_event_is_shown_replayed_once_and_discarded(system: System) -> 
     with MongoClient[dict[str, object]](system.settings()["ESTATION_MONGODB_URL"]) as client:
         assert client["estation_metrics"]["events"].count_documents({"_id": good["id"]}) == 1
         acts = [str(row["action"]) for row in client["estation_operations"]["audit"].find()]
-    assert sorted(acts) == ["dlq.discard", "dlq.replay"]
+    assert sorted(act for act in acts if act.startswith("dlq.")) == ["dlq.discard", "dlq.replay"]
 
 
 def test_a_token_for_production_is_refused(system: System) -> None:
