@@ -53,7 +53,10 @@ def show(consumer: str, limit: int, raw: bool) -> None:
 @click.option("--id", "event_id", help="Only this event")
 @click.option("--all", "everything", is_flag=True, help="All that is parked")
 def replay(consumer: str, event_id: str | None, everything: bool) -> None:
-    """Give parked events back to CONSUMER's inbox; an event that took effect before does nothing."""
+    """Give parked events back to CONSUMER's inbox; an event that took effect before does nothing.
+
+    What a service said in another's name stays parked: given back, it would be believed.
+    """
     _selected(event_id, everything)
 
     def again(channel: Any, properties: Any, body: bytes) -> None:
@@ -65,7 +68,8 @@ def replay(consumer: str, event_id: str | None, everything: bool) -> None:
             mandatory=True,
         )
 
-    click.echo(f"{_take(consumer, event_id, 'dlq.replay', '', again)} given back to {catalogue.inbox(consumer)}")
+    count = _take(consumer, event_id, "dlq.replay", "", again, but=retry.FOREIGN)
+    click.echo(f"{count} given back to {catalogue.inbox(consumer)}")
 
 
 @dlq.command()
@@ -85,9 +89,17 @@ def _selected(event_id: str | None, everything: bool) -> None:
         raise click.UsageError("say --id or --all")
 
 
-def _take(consumer: str, event_id: str | None, action: str, reason: str, act: Callable[[Any, Any, bytes], None]) -> int:
-    """Acts on each selected message, audits it, and only then takes it out of the queue."""
-    count = 0
+def _take(
+    consumer: str,
+    event_id: str | None,
+    action: str,
+    reason: str,
+    act: Callable[[Any, Any, bytes], None],
+    *,
+    but: str = "",
+) -> int:
+    """Acts on each selected message, audits it, then takes it out; leaves what was parked for the reason ``but``."""
+    count = left = 0
     with closing(_connect()) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -97,10 +109,15 @@ def _take(consumer: str, event_id: str | None, action: str, reason: str, act: Ca
             ids = _event_ids(properties, body)
             if event_id is not None and event_id not in ids:
                 continue
+            if but and (properties.headers or {}).get(retry.REASON) == but:
+                left += 1
+                continue
             act(channel, properties, body)
             _audit(action, consumer, reason, ids, body)
             channel.basic_ack(method.delivery_tag)
             count += 1
+    if left:
+        click.echo(f"{left} stay: {but}; look where they come from, then discard them")
     return count
 
 

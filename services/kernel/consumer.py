@@ -123,7 +123,7 @@ class Inbox(ProviderCollector, SharedExtension, ConsumerMixin):  # type: ignore[
             self._events.check(event)
             sender = topology.sender(message.delivery_info["exchange"], self._consumer)
             if sender is not None and event["source"] != sender:
-                raise MalformedError("foreign_exchange")  # noqa: TRY301
+                raise MalformedError(retry.FOREIGN)  # noqa: TRY301
             if event["type"] not in self._entrypoints:
                 raise MalformedError("not_consumed_here")  # noqa: TRY301
         except MalformedError as error:

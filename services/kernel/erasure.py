@@ -89,7 +89,10 @@ class FileLedger:
         try:
             return self._path.open(mode)  # type: ignore[return-value]  # both modes are binary
         except FileNotFoundError:
-            raise LedgerUnreadable("there is no erasure ledger here; `estation migrate` makes one") from None
+            raise LedgerUnreadable(
+                "there is no erasure ledger here: bring it back; an empty one, as `estation migrate` makes for a new "
+                "system, brings erased people back"
+            ) from None
 
 
 def _drop_unfinished_line(file: BinaryIO) -> None:

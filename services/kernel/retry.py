@@ -17,6 +17,8 @@ from services.kernel.topology import retry_exchange
 ATTEMPT: Final = "x-estation-attempt"
 AWAY: Final = "x-estation-away"
 REASON: Final = "x-estation-reason"
+FOREIGN: Final = "foreign_exchange"
+"""The reason of what came by an exchange that is not its source's (:func:`topology.sender`)."""
 PAUSES: Final = tuple(catalogue.WAITS)
 DEAD: Final = "dead"
 AWAY_MAX: Final = 288

@@ -43,6 +43,7 @@ class Settings:
     demo_issuer: bool = False
     device_requests_per_minute: int = 600
     requests_per_minute: int = 600
+    looks_per_minute: int = 30
     audit_heads: str = ""
     erasures: str = ""
     data_backups: str = ""
@@ -120,6 +121,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         demo_issuer=demo_issuer,
         device_requests_per_minute=given.number("DEVICE_REQUESTS_PER_MINUTE", known.device_requests_per_minute, 10**6),
         requests_per_minute=given.number("REQUESTS_PER_MINUTE", known.requests_per_minute, 10**6),
+        looks_per_minute=given.number("LOOKS_PER_MINUTE", known.looks_per_minute, 10**6),
         audit_heads=given.text("AUDIT_HEADS", known.audit_heads),
         erasures=given.text("ERASURES", known.erasures),
         data_backups=given.text("DATA_BACKUPS", known.data_backups),

@@ -83,7 +83,7 @@ class Reader:
             event = envelope.check(raw)
             self._check(event)
             if sender is not None and event["source"] != sender:
-                raise MalformedError("foreign_exchange")  # noqa: TRY301
+                raise MalformedError(retry.FOREIGN)  # noqa: TRY301
         except MalformedError as error:
             batch.refusals.append(_refused(raw, delivery, str(error)))
             return

@@ -25,7 +25,6 @@ LOGINS_PER_MINUTE: Final = 300
 """From one address: behind one may stand a whole campus."""
 LOGINS_PER_ACCOUNT: Final = RateLimitItemPerMinute(20, 10)
 IDENTITIES_PER_ACCOUNT: Final = RateLimitItemPerHour(10)
-LOOKS_PER_ACTOR: Final = RateLimitItemPerMinute(30)
 """Enough for a busy counter; far too few to go through a district's phone numbers."""
 OVERDUE: Final = Gauge("estation_erasures_overdue", "Erasures that not every service has confirmed in time")
 
@@ -128,7 +127,7 @@ class People(BaseApp):
         Raises:
             TooManyRequests: too many this minute.
         """
-        self._hit(LOOKS_PER_ACTOR, "look by", actor)
+        self._hit(RateLimitItemPerMinute(self.settings.looks_per_minute), "look by", actor)
 
     def throttle_start(self, address: str) -> None:
         """Counts the beginning of a login against its address.

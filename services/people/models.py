@@ -47,6 +47,7 @@ class Account(Document):
         "collection": "accounts",
         "indexes": [
             ("county", "_id"),
+            {"fields": ["grants.role"], "name": "granted", "sparse": True},
             # who was erased has none, and is not the only one
             {
                 "fields": ["logins"],

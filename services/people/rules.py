@@ -127,7 +127,7 @@ CHANNELS: Final = (SMS, CHAT)
 """By which a message may leave the house; each needs the person's consent of the same name."""
 TRIES_MAX: Final = 6
 MESSAGES_A_DAY: Final = 3
-"""Of one kind to one person: nobody proves a number, and who types a stranger's shall not be able to plague them."""
+"""Of one kind about one thing to one person: nobody proves a number; who types a stranger's shall not plague them."""
 QUIET_FROM, QUIET_UNTIL = time(21), time(9)
 _SHANGHAI: Final = ZoneInfo("Asia/Shanghai")
 

@@ -248,7 +248,7 @@ class PeopleService(Me, Accounts, Desk):
         app = self.app
         notices.send_due(app.store, app.phone, app.ports, app.clock, telemetry.continued(None))
 
-    @every(3600)
+    @every(600)
     def close_sessions(self) -> None:
         app = self.app
         logins.close_run_out(app.store, Act(auth.system("sessions"), app.clock(), telemetry.continued(None)))

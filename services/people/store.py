@@ -90,6 +90,10 @@ class Store:
         """Accounts of the actor's district in id order after ``cursor``, and the next cursor."""
         return _page(Account.objects(county__in=list(actor.counties), **where), limit, cursor)
 
+    def accounts_granted(self) -> list[Document]:
+        """Every account with a role that was granted."""
+        return [dict(one) for one in Account.objects(__raw__={"grants.role": {"$exists": True}}).as_pymongo()]
+
     def register(self, document: Document, write: Write) -> Document:
         """Inserts an account; where its login has one already (the form was sent twice), that one."""
         Account(**{"id" if name == "_id" else name: value for name, value in document.items()}).validate()
@@ -184,9 +188,13 @@ class Store:
         return [dict(one) for one in query.order_by("pk").limit(limit).as_pymongo()]
 
     def accounts_by_ref(self, ref: str) -> list[Document]:
-        """Who says to be whom a person_ref stands for, or the child's guardian: those accounts."""
+        """Whom a person_ref stands for, or the child's guardians: the accounts of those who have shown their card.
+
+        Anybody can type a number; nobody shall be told what concerns its holder for that.
+        """
         named = {"ref": {"$eq": ref, "$type": "string"}}  # without its type the index is not used
-        found = [one.account for model in (Person, Child) for one in model.objects(__raw__=named).only("account")]
+        named_by = [one.account for model in (Person, Child) for one in model.objects(__raw__=named).only("account")]
+        found = Person.objects(pk__in=named_by, verified_at__ne=None).scalar("id")
         return [dict(one) for one in Account.objects(pk__in=found).order_by("pk").as_pymongo()]
 
     def keep_person(self, document: Document, write: Write) -> Document:
@@ -325,9 +333,10 @@ class Store:
         query = Notice.objects(__raw__={"messages.state": rules.WAITING, "messages": {"$elemMatch": waiting}})
         return [dict(one) for one in query.order_by("messages.due").limit(limit).as_pymongo()]
 
-    def messages_since(self, account: str, template: str, since: datetime) -> int:
+    def messages_since(self, account: str, template: str, about: str | None, since: datetime) -> int:
         """How many notices of this kind left the house for somebody."""
-        found = {"account": account, "template": template, "at": {"$gte": since}, "messages": {"$ne": []}}
+        found: Document = {"account": account, "template": template, "about": about}
+        found |= {"at": {"$gte": since}, "messages": {"$ne": []}}
         return self.database["notices"].count_documents(found)
 
     def empty_notices(self, before: datetime) -> int:

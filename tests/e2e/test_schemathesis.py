@@ -107,7 +107,7 @@ def metrics_as_officer(stations: Stations) -> Target:
 
 def people_as_officer(stations: Stations) -> Target:
     """A city officer at the people service, with accounts to grant roles to and logins to end."""
-    with People(stations.world) as people:
+    with People(stations.world, ESTATION_LOOKS_PER_MINUTE="1000000") as people:
         officer = people.account("370902", ("city_officer", "370900"))
         token = stations.world.token(officer)
         ids = {

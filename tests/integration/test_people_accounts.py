@@ -247,3 +247,17 @@ def test_no_page_acts_on_what_is_somebody_elses(people: People, county: Officer)
     session = people.session(elsewhere)
     assert county.browser.post(f"/people/sessions/{session}/revoke").status == 404
     assert [one["_id"] for one in people.store.open_sessions(elsewhere)] == [session]
+
+
+def test_what_was_agreed_to_can_be_ended_also_without_a_number(people: People, county: Officer) -> None:
+    worker = Officer(people, "demo-worker-1")
+    body = {"name": "王小明", "id_number": id_number(803), "phone": "13805480001", "consent": True}
+    kept = worker.call("PUT", "/me/person", body)
+    assert kept.status == 200, kept.raw
+    asked = {"rev": str(kept.json["rev"]), "reason": "another has the card"}
+    released = county.browser.post(f"/people/desk/{worker.id}/release", asked)
+    assert released.status == 200
+    assert "None" not in released.text
+    page = worker.browser.get("/people/person").text
+    assert "短信通知" in page
+    assert "撤回并删除这些信息" in page

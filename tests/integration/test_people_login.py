@@ -21,8 +21,9 @@ from services.kernel.settings import Settings
 from services.people import app, rules, tokens
 from services.people.demo import NEWCOMER
 from services.people.entry import SESSION_COOKIE
-from services.people.handlers import logins
+from services.people.handlers import grants, logins
 from services.people.service import LOGIN_COOKIE, TOKEN_PATH
+from tests.builders import officer
 from tests.parts import World, until
 from tests.people import API, Browser, People
 
@@ -148,6 +149,21 @@ def test_a_registration_ends_with_the_login_it_made(people: People) -> None:
     browser.post("/people/sessions/revoke")
     browser.cookies = {name: value for name, value in kept.items() if name != SESSION_COOKIE}
     assert browser.call("POST", "/people/register", form=agreed).status == 410, "not even with the old cookie"
+
+
+def test_an_officers_login_that_ran_out_stays_so_when_the_role_ends(people: People) -> None:
+    account = people.account("370902", ("volunteer", "370902"))
+    timed, ended = people.account("370902", ("volunteer", "370902")), people.account("370902")
+    sessions, now = people.database["sessions"], clock.now()
+    unused = {"$set": {"seen_at": now - timedelta(hours=2, seconds=5)}}
+    over, other, private = (people.session(one) for one in (account, timed, ended))
+    for session in (over, other, private):
+        sessions.update_one({"_id": session}, unused)
+    act = Act(officer(), now, telemetry.continued(None))
+    grants.withdraw_role(people.store, act, account, "volunteer", "as planned")
+    logins.close_run_out(people.store, act)
+    states = {one["_id"]: one["state"] for one in sessions.find({"_id": {"$in": [over, other, private]}})}
+    assert states == {over: "expired", other: "expired", private: "open"}
 
 
 def test_logins_that_nobody_can_use_any_more_are_closed(people: People) -> None:

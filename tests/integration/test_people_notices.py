@@ -1,6 +1,8 @@
 """Being told: in the inbox with the decision, as a text message when it may go out, tried until it is out or cannot."""
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,7 +28,7 @@ from tests import builders, metrics
 from tests.builders import id_number, officer
 from tests.gateway import Gateway
 from tests.mailbox import Mailbox
-from tests.parts import Process, World, until
+from tests.parts import PROJECT, Process, World, outside, until
 from tests.people import People
 
 NIGHT = datetime(2025, 7, 16, 14, 30, tzinfo=UTC)
@@ -59,6 +61,7 @@ class Reachable:
         self.people, self.id = people, people.account("370902")
         self.number = id_number(next(_numbers))
         people.identify(self.id, "王小明", self.number, "+8613805480009")
+        people.database["persons"].update_one({"_id": self.id}, {"$set": {"verified_at": DAY}})
         if sms:
             persons.agree(people.store, people.act(self.id), rules.SMS)
 
@@ -364,7 +367,8 @@ def test_a_request_for_nobody_known_is_settled_and_nothing_is_kept_of_what_was_t
         [out] = one["out"]
         assert (out["type"], out["data"]["reason"]) == ("people.notice_failed.v1", "unknown_person")
     assert {out["data"]["about"] for one in found for out in one["out"]} == {one["data"]["about"] for one in gone}
-    assert holding(people, ref) == holding(people, "0" * 64) == set()
+    assert holding(people, ref) <= {"erasures"}, "where the event waits for a relay"
+    assert holding(people, "0" * 64) == set()
     assert people.api("GET", "/notices").json["items"] == [], "officers see what people of their district were told"
 
 
@@ -388,6 +392,35 @@ def test_who_asks_in_childcares_name_by_an_exchange_of_its_own_is_parked(
     [letter] = Mailbox(people.world.broker, "stations", "people").await_parked(asked["id"])
     assert letter.reason == "foreign_exchange"
     assert people.database["notices"].count_documents({"account": me.id, "about": asked["data"]["about"]}) == 0
+    metrics.send(people.world, [message], "stations")
+    until(lambda: people.world.broker.depth("people.dead") == 1, "it is parked again")
+    told = dlq(people, "replay", "people", "--all")
+    assert told.splitlines() == [
+        "1 stay: foreign_exchange; look where they come from, then discard them",
+        "0 given back to people.inbox",
+    ]
+    assert dlq(people, "discard", "people", "--all", "--reason", "forged").startswith("1 discarded")
+
+
+def test_who_only_typed_a_number_is_not_told_what_concerns_its_holder(people: People, gateway: Gateway) -> None:
+    me, number = Reachable(people), id_number(next(_numbers), date(2018, 6, 1))
+    people.child(me.id, "王小妹", number)
+    people.database["persons"].update_one({"_id": me.id}, {"$set": {"verified_at": None}})
+    for ref in (people.vault.ref(me.number), people.vault.ref(number)):
+        ask(people, asking(ref=ref))
+    assert people.database["notices"].count_documents({"account": me.id}) == 0
+    ask(people, asking(account=me.id))
+    assert people.database["notices"].count_documents({"account": me.id}) == 1
+
+
+def dlq(people: People, *words: str) -> str:
+    """``estation dlq ...`` as the broker's administrator."""
+    environ = {**outside(), **people.world.environ("people"), "ESTATION_RABBITMQ_URL": people.world.broker.admin_url}
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli", "dlq", *words], cwd=PROJECT, env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_people_alone_is_bound_to_requests(people: People) -> None:

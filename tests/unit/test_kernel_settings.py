@@ -45,6 +45,7 @@ GIVEN = {
     "ESTATION_DEMO_ISSUER": ("demo_issuer", "on", True),
     "ESTATION_DEVICE_REQUESTS_PER_MINUTE": ("device_requests_per_minute", "7", 7),
     "ESTATION_REQUESTS_PER_MINUTE": ("requests_per_minute", "1000000", 1_000_000),
+    "ESTATION_LOOKS_PER_MINUTE": ("looks_per_minute", "7", 7),
     "ESTATION_AUDIT_HEADS": ("audit_heads", "/srv/heads", "/srv/heads"),
     "ESTATION_LOG_LEVEL": ("log_level", "DEBUG", "DEBUG"),
 }

@@ -10,7 +10,7 @@ from services.kernel.errors import Conflict, FieldError, Forbidden, Invalid
 from services.kernel.mongo import Document
 from services.kernel.outbox import settle
 from services.people import rules
-from services.people.handlers import erasure, notices
+from services.people.handlers import erasure, logins, notices
 from services.people.store import Store
 from services.people.vault import Vault
 
@@ -71,6 +71,7 @@ def withdraw_role(store: Store, act: Act, id_: str, role: str, reason: str) -> D
         if held is None:
             raise Conflict("not_granted")
         _refuse(act, account, role, held["scope"])
+        logins.close_unusable(store, act, account)
         grants = [grant for grant in account["grants"] if grant["role"] != role]
         return _regrant(store, act, account, "role_withdrawn", role, grants, reason)
 

@@ -1,7 +1,6 @@
 """Logging in, the first time and again, and the sessions that come of it."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -187,19 +186,36 @@ def sign_out(store: Store, act: Act, id_: str, reason: str) -> int:
 
 
 def close_run_out(store: Store, act: Act) -> int:
-    """Closes sessions that nobody can use any more, whatever their person's roles; how many.
+    """Closes sessions that nobody can use any more; how many.
 
-    No event: no token of theirs has lived for days.
+    No event: no token of theirs is good any more.
     """
     longest, unused = rules.span(())
     closed = 0
     while found := store.sessions_run_out(act.now - longest, act.now - unused, BATCH):
-        for session in found:
-            write = act.write("session.expire", before={"state": rules.OPEN}, after={"state": rules.EXPIRED})
-            with suppress(Stale):
-                store.end_session(session, write, rules.EXPIRED)
-                closed += 1
+        closed += sum(_close(store, act, session) for session in found)
+    for account in store.accounts_granted():
+        closed += close_unusable(store, act, account)
     return closed
+
+
+def close_unusable(store: Store, act: Act, account: Document) -> int:
+    """Closes what has run out of an account's sessions under its roles of now; how many.
+
+    Before a role is withdrawn: without it sessions live longer, and one that was over would be good again.
+    """
+    held = rules.held(account)
+    over = [one for one in store.open_sessions(account["_id"]) if not rules.lives(one, held, act.now)]
+    return sum(_close(store, act, session) for session in over)
+
+
+def _close(store: Store, act: Act, session: Document) -> bool:
+    write = act.write("session.expire", before={"state": rules.OPEN}, after={"state": rules.EXPIRED})
+    try:
+        store.end_session(session, write, rules.EXPIRED)
+    except Stale:  # ended by somebody else just now
+        return False
+    return True
 
 
 def _end(store: Store, act: Act, session: Document, reason: str) -> Document:

@@ -51,7 +51,7 @@ def tell(
     known = rules.TEMPLATES[template]
     document = _notice(account["_id"], account["county"], template, now)
     document |= {"params": dict(params or {}), "about": about}
-    if known.leaves and store.messages_since(account["_id"], template, now - DAY) < rules.MESSAGES_A_DAY:
+    if known.leaves and store.messages_since(account["_id"], template, about, now - DAY) < rules.MESSAGES_A_DAY:
         person = store.person(account["_id"])
         waiting = {"state": rules.WAITING, "tries": 0, "due": rules.due(known, now), "reason": None}
         document["messages"] = [{"channel": one, **waiting} for one in rules.CHANNELS if rules.agreed(person, one)]

@@ -305,6 +305,8 @@ def release(store: Store, vault: Vault, act: Act, account: str, reason: str, rev
     """
     if account == act.actor.id:
         raise Forbidden("separation_of_duties")
+    store.person_seen(account, act.actor)
+    _note(store, act, "person.look", [account], PERSONAL)
 
     def attempt() -> Document:
         person = store.person_seen(account, act.actor)
