@@ -10,8 +10,9 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
+import bson
 import click
 import pymongo
 from bson.codec_options import CodecOptions
@@ -27,6 +28,7 @@ from deploy.commands import erasures
 from deploy.run import KEYED, SERVICES
 from services.kernel import audit, clock, crypto, mongo, settings
 from services.kernel.erasure import FileLedger, LedgerUnreadable
+from services.kernel.masterkeys import KeyFile, Undecryptable
 from services.kernel.mongo import Document
 from services.kernel.settings import SettingError, Settings
 
@@ -39,8 +41,8 @@ SnapshotUnavailable: a collection was made, or its indexes changed, just now."""
 SNAPSHOT_TRIES: Final = 2
 STAGING: Final = "restoring."
 """Collections are restored under this and their name, and take their name when all of them are there."""
-SWAP_SECONDS: Final = 3600
-"""Indexes of a large collection take more than the few seconds that a request may."""
+LONG_SECONDS: Final = 3600
+"""Reading, counting and indexing a large collection take more than the few seconds that a request may."""
 _RAW: Final[CodecOptions[RawBSONDocument]] = CodecOptions(document_class=RawBSONDocument)
 
 
@@ -109,9 +111,11 @@ def _put_back(known: Settings, name: str, file: BinaryIO, key: BackupKey, wanted
     service = header.service
     if service not in NAMES.get(header.kind, ()) or wanted not in {None, service}:
         raise Unusable(f"it holds the {header.kind} of {service}")
+    archived = _archived(file, key) if header.kind == KEYS else _Archived(set(), set(), {})
     with _opened(known, service, header.kind, "restore") as database:
-        _refuse_loss(database, header.kind, _listed(file, key) if header.kind == KEYS else set(), replace=replace)
-        _refuse_without_ledger(known, service)
+        _refuse_loss(database, header.kind, archived.persons, replace=replace)
+        _refuse_short_ledger(known, service, database, archived.erased)
+        _refuse_retired(known, service, archived.wrapped)
         about = {"service": service, "kind": header.kind, "archive": name, "replaced": replace}
         with noted("backup.restore", **about) as act:
             _restore(database, file, key, {one.collection: one.documents for one in contents})
@@ -153,8 +157,9 @@ def _copy(known: Settings, service: str, kind: str, folder: Path, key: BackupKey
         for snapshot in (*[True] * SNAPSHOT_TRIES, False):
             header = Header(service, kind, clock.now(), snapshot)
             path = folder / archives.name(header)
+            database.client.admin.command("ping")  # one that is away is not waited for so long
             try:
-                with database.client.start_session(snapshot=snapshot) as session:
+                with pymongo.timeout(LONG_SECONDS), database.client.start_session(snapshot=snapshot) as session:
                     contents = archives.write(path, header, _collections(database, session), key)
             except OperationFailure as error:
                 if not snapshot or error.code not in NO_SNAPSHOT:
@@ -184,11 +189,14 @@ def _names(database: Database[Document]) -> list[str]:
 def _refuse_loss(database: Database[Document], kind: str, archived: set[Any], *, replace: bool) -> None:
     """Refuses to write over what is there, and, asked or not, over keys that the archive does not have."""
     held: Document = {"key": {"$exists": True}} if kind == KEYS else {}  # a row without a key is an erased person
-    full = [name for name in _names(database) if database[name].find_one(held, {"_id": 1}) is not None]
+    names = _names(database)
+    with pymongo.timeout(LONG_SECONDS):
+        full = [name for name in names if database[name].find_one(held, {"_id": 1}) is not None]
     if full and not replace:
         raise click.ClickException(f"{database.name} is not empty: --replace puts the archive in its place")
     if kind == KEYS:
-        newer = sum(row["_id"] not in archived for row in database[crypto.COLLECTION].find(held, {"_id": 1}))
+        with pymongo.timeout(LONG_SECONDS):
+            newer = sum(row["_id"] not in archived for row in database[crypto.COLLECTION].find(held, {"_id": 1}))
         if newer:
             raise click.ClickException(
                 f"{newer} persons have keys here that the archive lacks: what they seal would be lost for good; "
@@ -196,20 +204,59 @@ def _refuse_loss(database: Database[Document], kind: str, archived: set[Any], *,
             )
 
 
-def _listed(file: BinaryIO, key: BackupKey) -> set[Any]:
-    """Whose keys an archive holds."""
-    held: set[Any] = set()
-    archives.read(file, key, lambda _collection, document: held.add(RawBSONDocument(document)["_id"]))
-    return held
+class _Archived(NamedTuple):
+    """Whose keys an archive holds, who of them was erased, and one row for each master key that wraps any."""
+
+    persons: set[str]
+    erased: set[str]
+    wrapped: dict[str, Document]
 
 
-def _refuse_without_ledger(known: Settings, service: str) -> None:
-    if service in KEYED:
-        try:
-            for _erasure in FileLedger(known.erasure_ledger(service)).all():
-                pass
-        except LedgerUnreadable as error:
-            raise click.ClickException(f"{service}: {error}; nothing was changed") from error
+def _archived(file: BinaryIO, key: BackupKey) -> _Archived:
+    found = _Archived(set(), set(), {})
+
+    def add(_collection: str, document: bytes) -> None:
+        row = bson.decode(document)
+        found.persons.add(row["_id"])
+        if "key" in row:
+            found.wrapped.setdefault(row["kek"], row)
+        else:
+            found.erased.add(row["_id"])
+
+    archives.read(file, key, add)
+    return found
+
+
+def _refuse_short_ledger(known: Settings, service: str, database: Database[Document], archived: set[str]) -> None:
+    """Refuses a ledger that lacks erased persons: an empty or older one would bring people back."""
+    if service not in KEYED:
+        return
+    try:
+        noted_there = {erasure.subject for erasure in FileLedger(known.erasure_ledger(service)).all()}
+    except LedgerUnreadable as error:
+        raise click.ClickException(f"{service}: {error}; nothing was changed") from error
+    rows = crypto.keys_database(known, service, database)[crypto.COLLECTION]
+    with pymongo.timeout(LONG_SECONDS):
+        here = {row["_id"] for row in rows.find({"key": {"$exists": False}}, {"_id": 1})}
+    if lacking := len((here | archived) - noted_there):
+        raise click.ClickException(
+            f"{service}: the erasure ledger lacks {lacking} erased persons; bring the ledger back: an empty or older "
+            "one brings erased people back; nothing was changed"
+        )
+
+
+def _refuse_retired(known: Settings, service: str, wrapped: dict[str, Document]) -> None:
+    """Refuses keys that no master key in the file opens."""
+    if wrapped:
+        file = KeyFile(known.key_file(service), production=known.production)
+        for id_, row in wrapped.items():
+            try:
+                file.unwrap(id_, row["key"], row["_id"])
+            except Undecryptable:
+                raise click.ClickException(
+                    f"{service}: master key {id_}, which wraps keys in the archive, is not in the key file: "
+                    "bring it back; nothing was changed"
+                ) from None
 
 
 def _restore(database: Database[Document], file: BinaryIO, key: BackupKey, counts: dict[str, int]) -> None:
@@ -219,10 +266,12 @@ def _restore(database: Database[Document], file: BinaryIO, key: BackupKey, count
         loader = _Loader(database)
         archives.read(file, key, loader.add)
         loader.flush()
-        for name, count in counts.items():
-            if database[STAGING + name].count_documents({}) != count:
-                raise click.ClickException(f"{database.name}.{name}: not all documents arrived; nothing was changed")
-        with pymongo.timeout(SWAP_SECONDS):
+        with pymongo.timeout(LONG_SECONDS):
+            for name, count in counts.items():
+                if database[STAGING + name].count_documents({}) != count:
+                    raise click.ClickException(
+                        f"{database.name}.{name}: not all documents arrived; nothing was changed"
+                    )
             for name in {*_names(database), *counts}:
                 if counts.get(name):
                     database[STAGING + name].rename(name, dropTarget=True)
@@ -264,7 +313,7 @@ class _Loader:
 
 def _ensure_indexes(known: Settings, service: str) -> None:
     """As ``estation migrate`` does."""
-    with pymongo.timeout(SWAP_SECONDS):
+    with pymongo.timeout(LONG_SECONDS):
         database = mongo.connect_documents(known, service, "restore")
         with database.client:
             if service == audit.OPERATIONS:

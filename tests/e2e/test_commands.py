@@ -84,8 +84,8 @@ def test_backups_of_a_running_system_need_no_setting_up(system: System) -> None:
         told = system.run("backup", kind)
         assert all(service in told for service in services), told
     listed = system.run("backup", "list").splitlines()
-    assert sum("/data/" in line for line in listed) == 4
-    assert sum("/keys/" in line for line in listed) == 1
+    assert sum("/backups/data/" in line for line in listed) == 4
+    assert sum("/backups/keys/" in line for line in listed) == 1
 
 
 def test_a_parked_event_is_shown_replayed_once_and_discarded(system: System) -> None:
