@@ -1,5 +1,7 @@
 """The host's clock is set back a day under load: what is acknowledged is kept and counted once, and nothing stops."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,8 +21,11 @@ PATTERN = "usr/lib/*/faketime/libfaketimeMT.so.1"
 
 
 @pytest.fixture
-def faketime() -> Path:
-    """libfaketime, unpacked under var/ as `make up` unpacks a broker; nothing is installed."""
+def faketime() -> Iterator[Path]:
+    """libfaketime, unpacked under var/ as `make up` unpacks a broker; nothing is installed.
+
+    By a copy whose path has no space: the loader takes one in ``LD_PRELOAD`` for the end of a name.
+    """
     if not debian.available():
         pytest.skip("libfaketime comes from the packages of Debian or Ubuntu, and this is neither")
     if not any(UNPACKED.glob(PATTERN)):
@@ -29,7 +34,8 @@ def faketime() -> Path:
             debian.unpack(["libfaketime"], UNPACKED)
         except LauncherError as error:
             pytest.skip(f"libfaketime cannot be had: {error.message}")
-    return next(UNPACKED.glob(PATTERN))
+    with tempfile.TemporaryDirectory(prefix="estation-") as folder:
+        yield Path(shutil.copy(next(UNPACKED.glob(PATTERN)), folder))
 
 
 @pytest.fixture
